@@ -1,0 +1,35 @@
+//! Capacities of the maps, in entries. A policy that does not fit is refused whole; a flow that does
+//! not fit is denied. Flow-table capacity can be set when the maps are first made.
+
+/// Address prefixes.
+pub const PREFIXES: u32 = 262_144;
+/// Cgroups that belong to a zone.
+pub const WORKLOADS: u32 = 65_536;
+/// Pairs of a cgroup's and an address's identity that together make a third.
+pub const UNIONS: u32 = 262_144;
+/// Identities and identity classes.
+pub const IDENTITIES: u32 = 262_144;
+/// Pairs of identities or identity classes that have a ruleset.
+pub const PAIRS: u32 = 1_048_576;
+/// Entries of all rulesets together.
+pub const RULES: u32 = 1_048_576;
+/// Flows that no socket owns, and hand-overs in progress.
+pub const FLOWS: u32 = 65_536;
+/// Denied flows that are remembered, so that a retransmission is not counted as a new flow.
+pub const DENIED: u32 = 16_384;
+/// Listening sockets.
+pub const LISTENERS: u32 = 65_536;
+/// Addresses of this node's network namespaces.
+pub const LOCALS: u32 = 65_536;
+/// Distinct (from, to, verdict, reason) that are counted apart.
+pub const COUNTERS: u32 = 16_384;
+/// Sockets waiting to be ended by the agent.
+pub const DOOMED: u32 = 16_384;
+/// Bytes of the event ring.
+pub const EVENTS: u32 = 1 << 20;
+/// Failsafe ports.
+pub const FAILSAFE: u32 = 256;
+/// How many levels of cgroup are searched for the nearest one that is in a zone.
+pub const CGROUP_DEPTH: u32 = 16;
+/// How many IPv6 extension headers are followed.
+pub const EXTENSION_HEADERS: u32 = 8;

@@ -1,0 +1,91 @@
+//! Names of maps and programs: the same in the kernel crate, the loader, the pins and the tests.
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $ident:ident = $name:literal;)*) => {
+        $($(#[$doc])* pub const $ident: &str = $name;)*
+    };
+}
+
+names! {
+    /// [`Control`](crate::Control), one entry, memory-mapped.
+    CONTROL = "CONTROL";
+    /// Prefix → [`PrefixValue`](crate::tables::PrefixValue).
+    PREFIXES = "PREFIXES";
+    /// Cgroup id → [`WorkloadValue`](crate::tables::WorkloadValue).
+    WORKLOADS = "WORKLOADS";
+    /// (by cgroup, by address) → [`UnionValue`](crate::tables::UnionValue).
+    UNIONS = "UNIONS";
+    /// Identity → [`IdentityValue`](crate::tables::IdentityValue).
+    IDENTITIES = "IDENTITIES";
+    /// (from, to) → [`PairValue`](crate::tables::PairValue).
+    PAIRS = "PAIRS";
+    /// [`RuleKey`](crate::RuleKey) prefix → [`Cell`](crate::Cell).
+    RULES = "RULES";
+    /// [`FailsafeKey`](crate::tables::FailsafeKey) → packets.
+    FAILSAFE = "FAILSAFE";
+    /// [`FlowKey`](crate::FlowKey) → [`FlowState`](crate::FlowState).
+    FLOWS = "FLOWS";
+    /// Flows that were denied lately.
+    DENIED = "DENIED";
+    /// Socket → [`SocketFlow`](crate::SocketFlow).
+    SOCKET_FLOWS = "SOCKET_FLOWS";
+    /// Socket → [`SocketOwner`](crate::SocketOwner).
+    SOCKET_OWNERS = "SOCKET_OWNERS";
+    /// [`ListenerKey`](crate::ListenerKey) → [`Listener`](crate::flow::Listener).
+    LISTENERS = "LISTENERS";
+    /// Address → [`LocalAddress`](crate::LocalAddress).
+    LOCALS = "LOCALS";
+    /// [`CounterKey`](crate::CounterKey) → [`SlotOwner`](crate::SlotOwner).
+    SLOTS = "SLOTS";
+    /// Slot → [`Counter`](crate::Counter), per CPU.
+    COUNTERS = "COUNTERS";
+    /// Socket cookie → [`Doomed`](crate::flow::Doomed).
+    DOOMED = "DOOMED";
+    /// Ring of [`Event`](crate::Event)s.
+    EVENTS = "EVENTS";
+    /// Losses, per CPU: see [`Loss`].
+    LOST = "LOST";
+}
+
+/// Index into [`LOST`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
+pub enum Loss {
+    /// Events that the ring had no room for.
+    Events = 0,
+    /// Sockets that could not be put on the list of those to be ended.
+    Doomed = 1,
+    /// Listeners that could not be registered.
+    Listeners = 2,
+    /// Flows counted in slot 0, because every slot was taken.
+    Slots = 3,
+}
+
+impl Loss {
+    /// Every kind of loss, in index order.
+    pub const ALL: [Self; 4] = [Self::Events, Self::Doomed, Self::Listeners, Self::Slots];
+
+    /// The word used as a metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Doomed => "doomed",
+            Self::Listeners => "listeners",
+            Self::Slots => "counter-slots",
+        }
+    }
+}
+
+/// Programs, by the kernel's name of their hook.
+pub const PROGRAMS: [&str; 10] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "post_bind4",
+    "post_bind6",
+    "sock_create",
+    "sock_release",
+    "skb_ingress",
+    "skb_egress",
+];

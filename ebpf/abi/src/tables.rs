@@ -1,0 +1,331 @@
+//! The compiled policy as the kernel holds it.
+//!
+//! A versioned value keeps two versions side by side, indexed by the parity of the generation: a
+//! reader loads the live generation once and takes version `generation & 1`. A change writes the
+//! version of the *next* generation beside the live one, then stores the generation (that one store
+//! makes the policy live), waits a grace period, and copies the new version over the old. At rest both
+//! are equal. Values carry their own key, so a reader can tell when the kernel gave a hash element to
+//! another key under its hands.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{Addr, Protocol, Reason, Tls, Verdict};
+
+/// A number for a set of zones. `0` and `1` are built in; the others are handed out by the agent and
+/// never mean another set while the maps live.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Identity(pub u32);
+
+impl Identity {
+    /// In no zone, and not this host.
+    pub const WORLD: Self = Self(0);
+    /// In no zone, and this host itself.
+    pub const NODE: Self = Self(1);
+    /// The first number for a set of zones.
+    pub const FIRST: u32 = 16;
+    /// Set in the numbers of identity *classes*: identities that the rules treat alike.
+    pub const CLASS: u32 = 1 << 31;
+
+    /// Whether any zone speaks for this endpoint.
+    #[inline(always)]
+    pub const fn is_zoned(self) -> bool {
+        self.0 >= Self::FIRST
+    }
+}
+
+/// A pair of versions of one identity: what a prefix means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PrefixValue {
+    /// Indexed by the generation's parity.
+    pub identity: [Identity; 2],
+}
+
+/// What the kernel needs to know of an identity, packed in one word so that it is read at once:
+/// the class in the low bits (with [`Identity::CLASS`] set), and [`IdentityState::ENFORCING`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct IdentityState(pub u32);
+
+impl IdentityState {
+    /// At least one zone of the set is in enforce mode: packets that cannot be judged are denied, not
+    /// merely reported.
+    pub const ENFORCING: u32 = 1 << 30;
+
+    /// State of an identity of class `class` (its number without flags).
+    pub const fn new(class: u32, enforcing: bool) -> Self {
+        Self(class | Identity::CLASS | if enforcing { Self::ENFORCING } else { 0 })
+    }
+
+    /// The class, as it stands in a [`PairKey`].
+    #[inline(always)]
+    pub const fn class(self) -> Identity {
+        Identity(self.0 & !Self::ENFORCING)
+    }
+
+    /// Whether a zone of the set enforces.
+    #[inline(always)]
+    pub const fn is_enforcing(self) -> bool {
+        self.0 & Self::ENFORCING != 0
+    }
+}
+
+/// Value of the identity table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IdentityValue {
+    /// The key once more.
+    pub identity: Identity,
+    /// Indexed by the generation's parity. Zero: not in that generation.
+    pub state: [IdentityState; 2],
+}
+
+/// Value of the workload table: whose zones a cgroup is in. Membership, not policy: no generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WorkloadValue {
+    /// The key once more.
+    pub cgroup: u64,
+    /// The identity that the cgroup alone gives.
+    pub identity: Identity,
+    /// Zero.
+    pub _reserved: u32,
+}
+
+/// From and to; for the union table: by cgroup and by address.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PairKey {
+    /// The opener's identity or class.
+    pub from: Identity,
+    /// The receiver's.
+    pub to: Identity,
+}
+
+/// Value of the pair table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PairValue {
+    /// The key once more.
+    pub key: PairKey,
+    /// The ruleset, indexed by the generation's parity. Zero: the pair has none in that generation.
+    pub ruleset: [u32; 2],
+}
+
+/// Value of the union table. A union of two sets never changes, so there are no versions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UnionValue {
+    /// The key once more.
+    pub key: PairKey,
+    /// The set that contains both.
+    pub identity: Identity,
+}
+
+/// Key of a ruleset's entry in the longest-prefix trie: ruleset, protocol, port.
+///
+/// The port of ICMP is `type << 8 | code`; of a protocol without ports it is 0.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct RuleKey {
+    /// Ruleset number, network order.
+    pub ruleset: [u8; 4],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Port, network order.
+    pub port: [u8; 2],
+    /// Zero; never part of a prefix.
+    pub _reserved: u8,
+}
+
+impl RuleKey {
+    /// Prefix length of an entry for every protocol.
+    pub const RULESET_BITS: u32 = 32;
+    /// Prefix length of an entry for every port of one protocol.
+    pub const PROTOCOL_BITS: u32 = 40;
+    /// Prefix length of an entry for one port.
+    pub const PORT_BITS: u32 = 56;
+
+    /// The key of `protocol` and `port` in `ruleset`.
+    #[inline(always)]
+    pub const fn new(ruleset: u32, protocol: Protocol, port: u16) -> Self {
+        Self { ruleset: ruleset.to_be_bytes(), protocol: protocol.0, port: port.to_be_bytes(), _reserved: 0 }
+    }
+}
+
+/// The final answer of a ruleset for one protocol and port: both sides' verdicts, with what made them.
+/// The tiers, priorities and modes of the model are already worked in.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Cell {
+    verdict: [u8; 2],
+    reason: [u8; 2],
+    tls: u8,
+    _reserved: [u8; 3],
+    rule: [u32; 2],
+}
+
+impl Cell {
+    /// Both sides' answers, `[egress, ingress]` (as [`Side`](crate::Side) counts).
+    pub const fn new(egress: SideAnswer, ingress: SideAnswer, tls: Tls) -> Self {
+        Self {
+            verdict: [egress.verdict as u8, ingress.verdict as u8],
+            reason: [egress.reason as u8, ingress.reason as u8],
+            tls: tls as u8,
+            _reserved: [0; 3],
+            rule: [egress.rule, ingress.rule],
+        }
+    }
+
+    /// The opener's side.
+    #[inline(always)]
+    pub const fn egress(&self) -> SideAnswer {
+        let ([verdict, _], [reason, _], [rule, _]) = (self.verdict, self.reason, self.rule);
+        SideAnswer { verdict: Verdict::from_code(verdict), reason: Reason::from_code(reason), rule }
+    }
+
+    /// The receiver's side.
+    #[inline(always)]
+    pub const fn ingress(&self) -> SideAnswer {
+        let ([_, verdict], [_, reason], [_, rule]) = (self.verdict, self.reason, self.rule);
+        SideAnswer { verdict: Verdict::from_code(verdict), reason: Reason::from_code(reason), rule }
+    }
+
+    /// The level's code, see [`Tls`].
+    #[inline(always)]
+    pub const fn tls(&self) -> u8 {
+        self.tls
+    }
+}
+
+/// What one side says of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SideAnswer {
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The number of the rule that decided, 0 where none did.
+    pub rule: u32,
+}
+
+/// Key of a counter slot.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct CounterKey {
+    /// The opener's identity.
+    pub from: Identity,
+    /// The receiver's.
+    pub to: Identity,
+    /// [`Verdict`] code.
+    pub verdict: u8,
+    /// [`Reason`] code.
+    pub reason: u8,
+    /// Zero.
+    pub _reserved: [u8; 2],
+}
+
+/// The slot of a counter key. Slot 0 takes what no longer fits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SlotOwner {
+    /// Index into the per-CPU counters.
+    pub slot: u32,
+}
+
+/// One per-CPU counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Counter {
+    /// Flows that were opened (or refused).
+    pub flows: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, as in the IP packets' length.
+    pub bytes: u64,
+}
+
+/// An address of one of this node's network namespaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LocalAddress {
+    /// The key once more.
+    pub addr: Addr,
+    /// Cookie of the namespace that owns it (`SO_NETNS_COOKIE`, Linux 5.14).
+    pub netns: u64,
+}
+
+/// What can be changed while programs run, apart from the policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Control {
+    /// The live generation. Written through a memory map, in one store.
+    pub generation: u64,
+    /// Cookie of the agent's own network namespace: the node itself.
+    pub host_netns: u64,
+    /// See the `FLAG_` constants.
+    pub flags: u64,
+    /// Next free counter slot; the kernel counts it up.
+    pub next_slot: u64,
+}
+
+impl Control {
+    /// The whole node is in audit mode: nothing is denied, all is reported.
+    pub const FLAG_AUDIT: u64 = 1;
+    /// Enforcement has not begun: flows are tracked so that they can be adopted, nothing is denied or
+    /// counted as denied.
+    pub const FLAG_ADOPTING: u64 = 2;
+}
+
+/// Key of a failsafe port.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct FailsafeKey {
+    /// [`Side`](crate::Side) of the node: egress when the node opens, ingress when it receives.
+    pub side: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The receiver's port.
+    pub port: u16,
+}
+
+const _: () = {
+    assert!(size_of::<PrefixValue>() == 8);
+    assert!(size_of::<IdentityValue>() == 12);
+    assert!(size_of::<WorkloadValue>() == 16);
+    assert!(size_of::<PairKey>() == 8);
+    assert!(size_of::<PairValue>() == 16);
+    assert!(size_of::<UnionValue>() == 12);
+    assert!(size_of::<RuleKey>() == 8);
+    assert!(size_of::<Cell>() == 16);
+    assert!(size_of::<CounterKey>() == 12);
+    assert!(size_of::<Counter>() == 24);
+    assert!(size_of::<LocalAddress>() == 24);
+    assert!(size_of::<Control>() == 32);
+    assert!(size_of::<FailsafeKey>() == 4);
+};

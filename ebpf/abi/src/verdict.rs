@@ -1,0 +1,148 @@
+//! Verdicts, and why.
+
+/// Which way a packet crosses the socket layer of the workload at hand.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// Towards the workload.
+    Ingress = 0,
+    /// Away from the workload.
+    Egress = 1,
+}
+
+/// Which end's rules are asked: the opener's (egress side) or the receiver's (ingress side).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Side {
+    /// The side of whoever opens the flow.
+    Egress = 0,
+    /// The side of whoever receives it.
+    Ingress = 1,
+}
+
+/// What happens to a flow. Ordered by severity, so that the verdict of two sides is their maximum.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+#[must_use = "a verdict that nobody acts on is a firewall that lets everything through"]
+pub enum Verdict {
+    /// It passes.
+    Allow = 1,
+    /// It passes, and is reported: enforcement would have denied it.
+    Audit = 2,
+    /// It does not pass.
+    Deny = 3,
+}
+
+impl Verdict {
+    /// Every verdict, in code order.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Audit, Self::Deny];
+
+    /// The verdict with this code; any other code denies, because nothing unknown may pass.
+    #[inline(always)]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Allow,
+            2 => Self::Audit,
+            _ => Self::Deny,
+        }
+    }
+
+    /// Whether the packet goes on.
+    #[inline(always)]
+    pub const fn passes(self) -> bool {
+        !matches!(self, Self::Deny)
+    }
+
+    /// The word used in metrics, logs and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Audit => "audit",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// Why a verdict fell. A closed set: it is a metric label.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $name = $code,)*
+        }
+
+        impl Reason {
+            /// Every reason, in code order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The reason with this code; unknown codes read as [`Reason::Inconsistent`].
+            #[inline(always)]
+            pub const fn from_code(code: u8) -> Self {
+                match code {
+                    $($code => Self::$name,)*
+                    _ => Self::Inconsistent,
+                }
+            }
+
+            /// The word used in metrics, logs and on the command line.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No zone of this side isolates the direction, and no rule spoke.
+    Open = 1, "open";
+    /// An `[[allow]]` rule.
+    AllowRule = 2, "allow-rule";
+    /// Both ends share a zone that is not `isolated`.
+    WithinZone = 3, "within-zone";
+    /// A failsafe port of the node itself.
+    Failsafe = 4, "failsafe";
+    /// A `[[deny]]` rule.
+    DenyRule = 16, "deny-rule";
+    /// A zone isolates the direction, and no rule allowed it.
+    Default = 17, "default";
+    /// As `Default`, for a protocol that only a rule naming it can allow.
+    UnknownProtocol = 18, "unknown-protocol";
+    /// A segment that belongs to no flow and cannot open one.
+    Stray = 19, "stray";
+    /// Headers that end too early, lie about their length, or nest too deep.
+    Unparsable = 20, "unparsable";
+    /// A fragment that cannot be judged.
+    Fragment = 21, "fragment";
+    /// No room for a new flow.
+    FlowTableFull = 22, "flow-table-full";
+    /// An IPv4-mapped address in an IPv6 header, which no honest sender writes (RFC 6890).
+    MappedAddress = 23, "mapped-address";
+    /// Source routing: an IPv4 option or an IPv6 routing header of type 0 (RFC 5095).
+    SourceRoute = 24, "source-route";
+    /// An ICMP error about a flow that does not exist.
+    IcmpError = 25, "icmp-error";
+    /// The tables disagree with themselves: a defect, so it denies and must be reported.
+    Inconsistent = 31, "inconsistent";
+}
+
+/// How a rule wants its flows encrypted, from lax to strict.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(u8)]
+pub enum Tls {
+    /// Seen and counted.
+    #[default]
+    Off = 0,
+    /// Clear text is a finding.
+    Report = 1,
+    /// Clear text is stopped.
+    Require = 2,
+    /// The proxy gives both ends mutual TLS.
+    Mutual = 3,
+    /// The proxy ends the client's TLS.
+    Terminate = 4,
+    /// The proxy begins TLS towards the server.
+    Originate = 5,
+}
