@@ -1,1 +1,79 @@
-fn main() {}
+//! `cargo xtask`: everything that is done to this repository, in one place and in Rust.
+//!
+//! Every command first looks whether what it needs is there (a few milliseconds when it is) and
+//! calls [`setup`] when something is missing, so a fresh machine needs no other first step.
+//! A command fails with a text that says what to do next, and never half-succeeds in silence.
+
+mod build;
+mod clean;
+mod compiler;
+mod kernel_tools;
+mod linker;
+mod packages;
+mod process;
+mod progress;
+mod setup;
+mod test;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, test and check Bulkhead", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make this machine ready: a compiler and a linker for the kernel half, and Debian packages
+    Setup,
+    /// Build the kernel programs, then the agent that carries them
+    Build {
+        /// Build the agent with optimisations (the kernel programs always are)
+        #[arg(long)]
+        release: bool,
+        /// Stop after the kernel programs and print the path of the object
+        #[arg(long)]
+        kernel_only: bool,
+        /// Another kernel crate than `ebpf`, for trying the tool chain
+        #[arg(long, value_name = "DIR")]
+        kernel_crate: Option<PathBuf>,
+    },
+    /// Build everything and run all tests (root is needed for those that touch the kernel)
+    Test {
+        /// Handed to `cargo test` after `--workspace`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+    /// Remove what was built, the kernel half and the tools included
+    Clean,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let workspace = Workspace::find()?;
+    match cli.command {
+        Command::Setup => setup::run(&workspace),
+        Command::Build { release, kernel_only, kernel_crate } => {
+            build::run(&workspace, &build::Options { release, kernel_only, kernel_crate })
+        }
+        Command::Test { args } => test::run(&workspace, &args),
+        Command::Clean => clean::run(&workspace),
+    }
+}

@@ -1,0 +1,59 @@
+//! The tools that build the kernel half, and the one command line that does it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::compiler::{Compiler, Core, TARGET};
+use crate::process;
+
+/// Name of the kernel crate's binary, and so of the object file.
+const OBJECT: &str = "bulkhead-ebpf";
+
+/// A compiler and its linker.
+pub(crate) struct KernelTools {
+    /// The compiler.
+    pub(crate) compiler: Compiler,
+    /// A bpf-linker for the compiler's LLVM.
+    pub(crate) linker: PathBuf,
+}
+
+impl KernelTools {
+    /// Builds the kernel programs of the crate in `folder` and answers where the object is.
+    ///
+    /// Always optimised: without optimisation the verifier would refuse the programs.
+    pub(crate) fn build(&self, folder: &Path) -> Result<PathBuf> {
+        if !folder.join("Cargo.toml").is_file() {
+            bail!("there is no kernel crate in {}: is the checkout complete?", folder.display());
+        }
+        let target = folder.join("target");
+        let mut cargo = self.cargo(folder, "build");
+        cargo.arg("--target-dir").arg(&target);
+        process::run(&mut cargo)?;
+        let object = target.join(TARGET).join("release").join(OBJECT);
+        if !object.is_file() {
+            bail!("the build left no {}: the crate's binary must be named {OBJECT}", object.display());
+        }
+        Ok(object)
+    }
+
+    /// A cargo command for the kernel half, with everything set that it needs.
+    pub(crate) fn cargo(&self, folder: &Path, subcommand: &str) -> Command {
+        let mut cargo = process::foreign_cargo(&self.compiler.cargo);
+        cargo.current_dir(folder).args([subcommand, "--release", "--target", TARGET]);
+        if self.compiler.core == Core::FromSource {
+            cargo.args(["-Z", "build-std=core"]);
+        }
+        if folder.join("Cargo.lock").is_file() {
+            cargo.arg("--locked");
+        }
+        // aya-ebpf uses one unstable feature, and build-std is another.
+        cargo.env("RUSTC_BOOTSTRAP", "1");
+        cargo.env("RUSTC", &self.compiler.rustc);
+        cargo.env("LD_LIBRARY_PATH", &self.compiler.llvm_folder);
+        cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
+        cargo
+    }
+}

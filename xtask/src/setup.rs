@@ -1,0 +1,38 @@
+//! `cargo xtask setup`: makes a machine ready, and says what it did. Safe to repeat.
+//!
+//! Each part probes first and works only when something is missing; where it may not install, it
+//! fails with the command that would.
+
+use anyhow::Result;
+
+use crate::kernel_tools::KernelTools;
+use crate::progress::Progress;
+use crate::workspace::Workspace;
+use crate::{compiler, linker, packages};
+
+/// The command: tells also what is there already.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let progress = Progress::verbose("setup");
+    packages::ensure(&progress)?;
+    tools(workspace, &progress)?;
+    progress.end("this machine is ready: next, `cargo xtask test`");
+    Ok(())
+}
+
+/// For commands that build the kernel half.
+pub(crate) fn for_build(workspace: &Workspace) -> Result<KernelTools> {
+    tools(workspace, &Progress::quiet("setup"))
+}
+
+/// For commands that run something in the kernel.
+pub(crate) fn for_tests(workspace: &Workspace) -> Result<KernelTools> {
+    let progress = Progress::quiet("setup");
+    packages::ensure(&progress)?;
+    tools(workspace, &progress)
+}
+
+fn tools(workspace: &Workspace, progress: &Progress) -> Result<KernelTools> {
+    let compiler = compiler::ensure(workspace, progress)?;
+    let linker = linker::ensure(workspace, compiler.llvm, progress)?;
+    Ok(KernelTools { compiler, linker })
+}
