@@ -1,0 +1,78 @@
+//! The bpf(2) system call.
+
+use std::mem;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::{Error, Result};
+
+pub(crate) const MAP_CREATE: libc::c_int = 0;
+pub(crate) const MAP_LOOKUP_ELEM: libc::c_int = 1;
+pub(crate) const MAP_UPDATE_ELEM: libc::c_int = 2;
+pub(crate) const MAP_DELETE_ELEM: libc::c_int = 3;
+pub(crate) const MAP_GET_NEXT_KEY: libc::c_int = 4;
+pub(crate) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+pub(crate) const MAP_LOOKUP_BATCH: libc::c_int = 24;
+pub(crate) const MAP_UPDATE_BATCH: libc::c_int = 26;
+pub(crate) const MAP_DELETE_BATCH: libc::c_int = 27;
+pub(crate) const LINK_UPDATE: libc::c_int = 29;
+pub(crate) const ENABLE_STATS: libc::c_int = 32;
+
+/// Calls `command` with `attributes`, which the kernel may write to.
+///
+/// # Safety
+/// Every address in `attributes` must be valid for what `command` reads and writes there.
+pub(crate) unsafe fn call<A: IntoBytes + Immutable>(
+    command: libc::c_int,
+    name: &'static str,
+    attributes: &mut A,
+) -> Result<i32> {
+    // SAFETY: the kernel reads and writes no more than the size it is told; the rest is the caller's word.
+    let status =
+        unsafe { libc::syscall(libc::SYS_bpf, command, (&raw mut *attributes), mem::size_of::<A>()) };
+    if status < 0 {
+        return Err(Error::last(name));
+    }
+    Ok(status as i32)
+}
+
+/// As [`call`], for commands that answer with a new descriptor.
+///
+/// # Safety
+/// As for [`call`]; and `command` must be one that answers with a new descriptor.
+pub(crate) unsafe fn descriptor<A: IntoBytes + Immutable>(
+    command: libc::c_int,
+    name: &'static str,
+    attributes: &mut A,
+) -> Result<OwnedFd> {
+    // SAFETY: the caller's word.
+    let fd = unsafe { call(command, name, attributes) }?;
+    // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The shape of a map to be made.
+#[derive(Clone, Copy, Default, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct NewMap {
+    pub(crate) kind: u32,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) max_entries: u32,
+    pub(crate) flags: u32,
+    pub(crate) inner: i32,
+    pub(crate) numa_node: u32,
+    pub(crate) name: [u8; 16],
+    pub(crate) ifindex: u32,
+    pub(crate) btf: i32,
+    pub(crate) btf_key: u32,
+    pub(crate) btf_value: u32,
+}
+
+impl NewMap {
+    pub(crate) fn create(mut self) -> Result<OwnedFd> {
+        // SAFETY: the attributes hold no addresses, and the answer is a descriptor.
+        unsafe { descriptor(MAP_CREATE, "bpf(BPF_MAP_CREATE)", &mut self) }
+    }
+}
