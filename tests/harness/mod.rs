@@ -1,0 +1,28 @@
+//! A small network on one machine, with real sockets in it, for tests and the demo.
+//!
+//! * [`Ns`] and [`Topology`]: network namespaces, wired together.
+//! * [`Cgroup`]: a cgroup of our own, with what is in it removed at the end.
+//! * [`Peer`]: a process *in* a cgroup and a namespace that opens sockets on request. A socket takes
+//!   the cgroup of the process that makes it, so a thread of the test would not do.
+//! * [`wait_until`], [`require_root!`](crate::require_root).
+//!
+//! Everything that is made has a name of its own (`bh-<pid>-…`), is visible to `ip netns` and in the
+//! cgroup tree while it lives, and is removed when its value is dropped, also by a panic. What a
+//! killed run left behind is removed by the next one ([`sweep`]).
+
+mod cgroup;
+mod names;
+mod ns;
+mod peer;
+pub mod protocol;
+mod topology;
+mod wait;
+
+pub use cgroup::Cgroup;
+pub use names::sweep;
+pub use ns::Ns;
+pub use peer::{CallError, Called, Dial, Peer, Pending, Socket};
+pub use protocol::{Ended, Exchanged, Kind, LoopCount, Serve, Served, Streamed};
+pub use rustix::io::Errno;
+pub use topology::{Host, Topology};
+pub use wait::{is_root, must_run, wait_until};

@@ -1,0 +1,109 @@
+//! Load: transfers whose every byte is checked, and connects as fast as they go.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bulkhead_tests::harness::protocol::{Cause, Kind, LoopCount, Streamed};
+use rustix::net::{Shutdown, shutdown, sockopt};
+
+use crate::micros;
+use crate::sockets::{Fault, Socket, connect};
+use crate::talk;
+
+/// What is sent at once.
+const CHUNK: usize = 1 << 14;
+
+/// Sends to an echo until `until`, then ends the stream; reads and checks beside it.
+pub(crate) fn stream(socket: &Arc<Socket>, until: Instant, limit: Duration) -> Result<Streamed, Fault> {
+    let started = Instant::now();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_until(socket, until, &stop));
+        let read = read_all(socket, limit);
+        stop.store(true, Ordering::SeqCst);
+        let written = writer.join().map_err(|_| Fault::wrong("the writer panicked"))?;
+        let (bytes, longest_gap) = read?;
+        let written = written.map_err(|fault| fault.after(bytes))?;
+        if bytes != written {
+            return Err(Fault::wrong(format!("{written} bytes were sent and {bytes} came back")));
+        }
+        Ok(Streamed { bytes, elapsed_us: micros(started.elapsed()), longest_gap_us: micros(longest_gap) })
+    })
+}
+
+fn write_until(socket: &Socket, until: Instant, stop: &AtomicBool) -> Result<u64, Fault> {
+    let mut written = 0;
+    while Instant::now() < until && !stop.load(Ordering::SeqCst) {
+        let chunk: Vec<u8> = (written..).take(CHUNK).map(byte_at).collect();
+        written += talk::send(socket, &chunk, None)?;
+    }
+    shutdown(&socket.fd, Shutdown::Write)?;
+    Ok(written)
+}
+
+fn read_all(socket: &Socket, limit: Duration) -> Result<(u64, Duration), Fault> {
+    let mut position = 0;
+    let mut longest_gap = Duration::ZERO;
+    loop {
+        let asked = Instant::now();
+        let (data, _) = talk::recv(socket, CHUNK, asked + limit).map_err(|fault| fault.after(position))?;
+        longest_gap = longest_gap.max(asked.elapsed());
+        if data.is_empty() {
+            return Ok((position, longest_gap));
+        }
+        for byte in data {
+            if byte != byte_at(position) {
+                return Err(Fault::wrong(format!("byte {position} is not what was sent")).after(position));
+            }
+            position += 1;
+        }
+    }
+}
+
+/// The byte at a place of the stream: its period is no power of two, so that a lost or doubled
+/// segment shows.
+fn byte_at(position: u64) -> u8 {
+    u8::try_from(position % 251).unwrap_or_default()
+}
+
+/// Connects to each target in turn until `until`.
+pub(crate) fn connect_loop(
+    targets: &[SocketAddr],
+    v6: bool,
+    exchange: bool,
+    until: Instant,
+    limit: Duration,
+) -> Result<Vec<LoopCount>, Fault> {
+    let count =
+        |to: &SocketAddr| LoopCount { to: *to, ok: 0, errors: BTreeMap::new(), timeouts: 0, slowest_us: 0 };
+    let mut counts: Vec<LoopCount> = targets.iter().map(count).collect();
+    while Instant::now() < until {
+        for target in &mut counts {
+            let started = Instant::now();
+            match one(target.to, v6, exchange, limit) {
+                Ok(()) => {
+                    target.ok += 1;
+                    target.slowest_us = target.slowest_us.max(micros(started.elapsed()));
+                }
+                Err(Fault { cause: Cause::Os(errno), .. }) => *target.errors.entry(errno).or_default() += 1,
+                Err(Fault { cause: Cause::Timeout, .. }) => target.timeouts += 1,
+                Err(other) => return Err(other),
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn one(to: SocketAddr, v6: bool, exchange: bool, limit: Duration) -> Result<(), Fault> {
+    let fd = connect(Kind::Tcp, to, None, v6, None, Instant::now() + limit)?;
+    // Reset at the end: thousands of connections in TIME_WAIT would use up the ports.
+    sockopt::set_socket_linger(&fd, Some(Duration::ZERO))?;
+    if exchange {
+        let socket = Socket { fd, kind: Kind::Tcp, served: Arc::default() };
+        talk::exchange(&socket, 1, 32, None, limit)?;
+    }
+    Ok(())
+}
