@@ -1,1 +1,2 @@
+//! The `bulkhead` binary.
 fn main() {}

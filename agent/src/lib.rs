@@ -1,0 +1,17 @@
+//! The agent: keeps the kernel true to the zone files, and tells what the kernel does.
+//!
+//! Composition, privilege, life cycle and command line. The arrows run one way: [`watch`] and
+//! [`cgroups`] wake [`daemon`], which has the policy compiled and gives the image to the kernel
+//! half; what the kernel tells goes to `events` and [`metrics`]. [`control`] answers other commands.
+#![forbid(unsafe_code)]
+
+pub mod cgroups;
+pub mod config;
+pub mod control;
+pub mod datapath;
+pub mod instance;
+pub mod log;
+pub mod metrics;
+pub mod readiness;
+pub mod systemd;
+pub mod watch;

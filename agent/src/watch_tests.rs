@@ -1,0 +1,167 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+
+/// Longer than any wake-up takes, rearming included.
+const SOON: Duration = Duration::from_secs(3);
+/// Shorter than [`PATIENCE`], longer than a complete save takes.
+const SHORT: Duration = Duration::from_millis(200);
+
+struct Scene {
+    dir: TempDir,
+    folder: PathBuf,
+    watch: FolderWatch,
+}
+
+fn scene() -> Scene {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("policies");
+    fs::create_dir(&folder).unwrap();
+    let watch = FolderWatch::new(&folder).unwrap();
+    Scene { dir, folder, watch }
+}
+
+impl Scene {
+    async fn wakes(&mut self, within: Duration) -> bool {
+        timeout(within, self.watch.changed()).await.is_ok()
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn a_saved_file_wakes_at_once() {
+    run(async {
+        let mut scene = scene();
+        let start = Instant::now();
+        fs::write(scene.folder.join("web.toml"), "x").unwrap();
+        assert!(scene.wakes(SHORT).await);
+        assert!(start.elapsed() < SHORT);
+        assert!(!scene.wakes(SHORT).await, "one save wakes once");
+    });
+}
+
+#[test]
+fn a_rename_into_place_wakes() {
+    run(async {
+        let mut scene = scene();
+        let temporary = scene.folder.join(".web.toml.tmp");
+        fs::write(&temporary, "x").unwrap();
+        assert!(!scene.wakes(SHORT).await, "an editor's temporary file is nobody's business");
+        fs::rename(&temporary, scene.folder.join("web.toml")).unwrap();
+        assert!(scene.wakes(SHORT).await);
+        fs::remove_file(scene.folder.join("web.toml")).unwrap();
+        assert!(scene.wakes(SHORT).await);
+    });
+}
+
+#[test]
+fn a_file_in_the_making_is_waited_for() {
+    run(async {
+        let mut scene = scene();
+        let open = fs::File::create(scene.folder.join("web.toml")).unwrap();
+        assert!(!scene.wakes(SHORT).await);
+        drop(open);
+        assert!(scene.wakes(SHORT).await);
+        let _open = fs::File::create(scene.folder.join("db.toml")).unwrap();
+        assert!(scene.wakes(SOON).await, "but not for ever");
+    });
+}
+
+#[test]
+fn a_swap_of_the_data_link_wakes() {
+    run(async {
+        let mut scene = scene();
+        for (version, text) in [("..1", "a"), ("..2", "b")] {
+            fs::create_dir(scene.folder.join(version)).unwrap();
+            fs::write(scene.folder.join(version).join("web.toml"), text).unwrap();
+        }
+        symlink("..1", scene.folder.join("..data")).unwrap();
+        symlink("..data/web.toml", scene.folder.join("web.toml")).unwrap();
+        assert!(scene.wakes(SHORT).await);
+        symlink("..2", scene.folder.join("..data_tmp")).unwrap();
+        assert!(scene.wakes(SHORT).await);
+        fs::rename(scene.folder.join("..data_tmp"), scene.folder.join("..data")).unwrap();
+        assert!(scene.wakes(SHORT).await);
+    });
+}
+
+#[test]
+fn a_folder_that_vanishes_and_comes_back_is_followed() {
+    run(async {
+        let mut scene = scene();
+        fs::remove_dir_all(&scene.folder).unwrap();
+        assert!(scene.wakes(SOON).await);
+        fs::create_dir(&scene.folder).unwrap();
+        assert!(scene.wakes(SOON).await);
+        fs::write(scene.folder.join("web.toml"), "x").unwrap();
+        assert!(scene.wakes(SHORT).await);
+        fs::rename(&scene.folder, scene.dir.path().join("away")).unwrap();
+        assert!(scene.wakes(SOON).await);
+        fs::rename(scene.dir.path().join("away"), &scene.folder).unwrap();
+        assert!(scene.wakes(SOON).await);
+        fs::write(scene.folder.join("web.toml"), "y").unwrap();
+        assert!(scene.wakes(SHORT).await);
+    });
+}
+
+#[test]
+fn parents_that_come_later_are_followed() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("etc/bulkhead/policies");
+        let mut watch = FolderWatch::new(&folder).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        assert!(timeout(SOON, watch.changed()).await.is_ok());
+        fs::write(folder.join("web.toml"), "x").unwrap();
+        assert!(timeout(SHORT, watch.changed()).await.is_ok());
+    });
+}
+
+#[test]
+fn a_folder_behind_a_swapped_link_is_followed() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let link = dir.path().join("policies");
+        symlink("a", &link).unwrap();
+        let mut watch = FolderWatch::new(&link).unwrap();
+        symlink("b", dir.path().join("new")).unwrap();
+        fs::rename(dir.path().join("new"), &link).unwrap();
+        assert!(timeout(SOON, watch.changed()).await.is_ok());
+        fs::write(dir.path().join("b/web.toml"), "x").unwrap();
+        assert!(timeout(SHORT, watch.changed()).await.is_ok());
+    });
+}
+
+#[test]
+fn a_steady_stream_of_saves_wakes_within_the_limit() {
+    run(async {
+        let mut scene = scene();
+        let folder = scene.folder.clone();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let writer = std::thread::spawn({
+            let stop = std::sync::Arc::clone(&stop);
+            move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::write(folder.join("web.toml"), "x").unwrap();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        let woke = scene.wakes(SOON).await;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        writer.join().unwrap();
+        assert!(woke);
+    });
+}
