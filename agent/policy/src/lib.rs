@@ -1,1 +1,27 @@
-//! placeholder
+//! From zone files to what the kernel holds: `source → ast → model → checks → image → diff`.
+//!
+//! Each step is a value, and none of them touches the kernel. [`load`] turns files into a [`Model`] or
+//! into every mistake at once; [`compile()`] turns a model and the [`Facts`] of this host into an
+//! [`Image`]; [`oracle::judge`] decides a flow straight from the model, slowly and readably, and shares
+//! no code with the compiler: the two must always agree.
+//!
+//! It fails closed: a policy with an error yields no model, a policy that does not fit yields no image,
+//! and an image that contradicts itself denies.
+#![forbid(unsafe_code)]
+
+pub mod compile;
+pub mod image;
+pub mod model;
+pub mod numbers;
+pub mod oracle;
+pub mod ports;
+pub mod prefix;
+mod suggest;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use compile::{CompileError, Compiler, compile};
+pub use image::{Image, ImageDiff};
+pub use model::{Endpoint, Facts, Flow, Model, Rule, Zone};
+pub use numbers::Numbers;
+pub use prefix::Prefix;

@@ -1,0 +1,83 @@
+//! Which pair has which ruleset.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bulkhead_abi::{Identity, IdentityState, PairKey, limits};
+
+use super::parties::{Parties, Party};
+use super::rulesets::{RulesetMemo, Rulesets};
+use super::verdict::SideShape;
+use super::{CompileError, capacity};
+use crate::image::Ruleset;
+use crate::numbers::{Exhausted, Numbers};
+
+const HELP: &str = "let fewer zones overlap, and write fewer rules between `any` and single zones";
+
+/// The pair table and its rulesets.
+pub(super) type Pairs = (BTreeMap<PairKey, u32>, BTreeMap<u32, Arc<Ruleset>>);
+
+/// Every pair of classes, and those pairs of identities whose ruleset is another than their classes'.
+pub(super) fn compile(
+    parties: &Parties<'_>,
+    memo: &mut RulesetMemo,
+    numbers: &mut Numbers,
+) -> Result<Pairs, CompileError> {
+    let mut classes: BTreeMap<u32, &Party> = BTreeMap::new();
+    for party in &parties.all {
+        classes.entry(party.class).or_insert(party);
+    }
+    capacity("pairs of identity classes", classes.len().saturating_mul(classes.len()), limits::PAIRS, HELP)?;
+    let limit = limits::PAIRS as usize;
+    let narrow = parties.narrow_pairs(limit * 2);
+    capacity("pairs that rules single out", narrow.len(), limits::PAIRS * 2, HELP)?;
+
+    let mut rulesets = Rulesets::new(parties, memo, numbers);
+    let mut pairs = Vec::new();
+    let class_of = |party: &Party| IdentityState::new(party.class, false).class();
+    let mut of_classes: BTreeMap<(Identity, Identity), u32> = BTreeMap::new();
+    for from in classes.values() {
+        for to in classes.values().filter(|to| from.identity.is_zoned() || to.identity.is_zoned()) {
+            let number = ruleset(&mut rulesets, parties, from, to, true)?;
+            let key = PairKey { from: class_of(from), to: class_of(to) };
+            of_classes.insert((key.from, key.to), number);
+            pairs.push((key, number));
+        }
+    }
+    for (from, to) in narrow {
+        let (Some(from), Some(to)) = (parties.all.get(from as usize), parties.all.get(to as usize)) else {
+            continue;
+        };
+        if !from.identity.is_zoned() && !to.identity.is_zoned() {
+            continue;
+        }
+        let number = ruleset(&mut rulesets, parties, from, to, false)?;
+        if of_classes.get(&(class_of(from), class_of(to))) != Some(&number) {
+            pairs.push((PairKey { from: from.identity, to: to.identity }, number));
+        }
+    }
+    let rulesets = rulesets.finish();
+    let used: std::collections::HashSet<u32> = pairs.iter().map(|(_, number)| *number).collect();
+    let rulesets = rulesets.into_iter().filter(|(number, _)| used.contains(number)).collect();
+    Ok((pairs.into_iter().collect(), rulesets))
+}
+
+fn ruleset(
+    rulesets: &mut Rulesets<'_>,
+    parties: &Parties<'_>,
+    from: &Party,
+    to: &Party,
+    of_class: bool,
+) -> Result<u32, Exhausted> {
+    let shares = parties.share(from, to, of_class);
+    let [egress, _] = from.isolates;
+    let [_, ingress] = to.isolates;
+    let shape = |party: &Party, isolates| SideShape {
+        zoned: party.identity.is_zoned(),
+        enforcing: party.enforcing,
+        isolates,
+        shares,
+    };
+    let shapes = [shape(from, egress), shape(to, ingress)];
+    rulesets.number(&shapes, &parties.matches(from, to, of_class))
+}

@@ -1,0 +1,141 @@
+//! Overlapping cidrs and exceptions to a table in which the longest match alone is the answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bulkhead_abi::{Addr, Identity};
+
+use super::sets::{SetId, Sets, ZoneIndex, merged};
+use crate::model::Zone;
+use crate::prefix::Prefix;
+
+/// What an address means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    World,
+    Node,
+    Zones(SetId),
+}
+
+/// The flat table, with the sets that it names.
+#[derive(Debug, Default)]
+pub(super) struct Flat {
+    pub(super) entries: Vec<(Prefix, Place)>,
+    pub(super) sets: Sets,
+}
+
+/// The flat table of the last policy.
+#[derive(Debug, Default)]
+pub(super) struct FlatMemo {
+    zones: Vec<Arc<Zone>>,
+    node: BTreeSet<Addr>,
+    flat: Option<Arc<Flat>>,
+    table: Option<Arc<Table>>,
+}
+
+/// The flat table with identities.
+type Table = BTreeMap<Prefix, Identity>;
+
+impl FlatMemo {
+    /// The flat table of these zones on a host with these addresses.
+    pub(super) fn flat(&mut self, zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Arc<Flat> {
+        let same_zone = |(a, b): (&Arc<Zone>, &Arc<Zone>)| {
+            Arc::ptr_eq(a, b) || (a.name == b.name && a.cidrs == b.cidrs && a.except == b.except)
+        };
+        let same = self.zones.len() == zones.len()
+            && self.zones.iter().zip(zones).all(same_zone)
+            && self.node == *node;
+        match &self.flat {
+            Some(flat) if same => Arc::clone(flat),
+            _ => {
+                let flat = Arc::new(flatten(zones, node));
+                *self = Self {
+                    zones: zones.to_vec(),
+                    node: node.clone(),
+                    flat: Some(Arc::clone(&flat)),
+                    table: None,
+                };
+                flat
+            }
+        }
+    }
+
+    /// The last flat table with identities. Numbers do not change under it, so it is made once.
+    pub(super) fn table(&mut self, make: impl FnOnce() -> Table) -> Arc<Table> {
+        Arc::clone(self.table.get_or_insert_with(|| Arc::new(make())))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Mark {
+    /// A zone begins to hold the addresses below.
+    In(ZoneIndex),
+    /// A zone excepts the addresses below.
+    Out(ZoneIndex),
+    /// The addresses below are this host's own.
+    Node,
+    /// Nothing from above is meant for the addresses below.
+    Barrier,
+}
+
+/// A prefix that the sweep is inside of.
+struct Frame {
+    prefix: Prefix,
+    within: Vec<ZoneIndex>,
+    without: Vec<ZoneIndex>,
+    node: bool,
+    place: Place,
+}
+
+/// Sweeps all prefixes in address order, a longer one after the shorter ones around it, and keeps the
+/// ones that change what the next shorter one says.
+fn flatten(zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Flat {
+    let marks = marks(zones, node);
+    let mut flat = Flat::default();
+    let mut open: Vec<Frame> = Vec::new();
+    for group in marks.chunk_by(|a, b| a.0 == b.0) {
+        let Some(&(prefix, _)) = group.first() else { continue };
+        while open.last().is_some_and(|frame| !frame.prefix.covers_prefix(&prefix)) {
+            open.pop();
+        }
+        let outer = open.last();
+        let outer_place = outer.map_or(Place::World, |frame| frame.place);
+        let barrier = group.iter().any(|(_, mark)| *mark == Mark::Barrier);
+        let inherited = outer.filter(|_| !barrier);
+        let listed = |wanted: fn(&Mark) -> Option<ZoneIndex>| -> Vec<ZoneIndex> {
+            group.iter().filter_map(|(_, mark)| wanted(mark)).collect()
+        };
+        let begins = listed(|mark| if let Mark::In(zone) = mark { Some(*zone) } else { None });
+        let ends = listed(|mark| if let Mark::Out(zone) = mark { Some(*zone) } else { None });
+        let within = merged(inherited.map_or(&[], |frame| &frame.within), &begins);
+        let without = merged(inherited.map_or(&[], |frame| &frame.without), &ends);
+        let node = inherited.is_some_and(|frame| frame.node) || group.iter().any(|(_, m)| *m == Mark::Node);
+        let zones: Vec<ZoneIndex> =
+            within.iter().copied().filter(|zone| without.binary_search(zone).is_err()).collect();
+        let place = match flat.sets.intern(&zones) {
+            SetId::EMPTY if node => Place::Node,
+            SetId::EMPTY => Place::World,
+            set => Place::Zones(set),
+        };
+        if place != outer_place {
+            flat.entries.push((prefix, place));
+        }
+        open.push(Frame { prefix, within, without, node, place });
+    }
+    flat
+}
+
+fn marks(zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Vec<(Prefix, Mark)> {
+    let mut marks = vec![
+        (Prefix::ALL_V4, Mark::Barrier),
+        (Prefix::new(Addr::v4([127, 0, 0, 0]), 96 + 8), Mark::Node),
+        (Prefix::host(Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])), Mark::Node),
+    ];
+    marks.extend(node.iter().map(|addr| (Prefix::host(*addr), Mark::Node)));
+    for (index, zone) in (0..).zip(zones) {
+        marks.extend(zone.cidrs.iter().map(|cidr| (*cidr, Mark::In(index))));
+        marks.extend(zone.except.iter().map(|cidr| (*cidr, Mark::Out(index))));
+    }
+    marks.sort_unstable();
+    marks
+}

@@ -1,0 +1,257 @@
+//! What a policy means, free of syntax: zones, rules, and the flows that are judged by them.
+//!
+//! The model is wider than the zone files: rules have a tier and a priority, so that other policy
+//! languages compile to the same image. Zone files fill [`Tier::Normal`] only.
+//!
+//! # Meaning
+//! - An endpoint is in the zones that name its cgroup (or a cgroup above it) and in those that hold its
+//!   address. In no zone, it is `node` if the address is this host's own, else `world`.
+//! - A flow has two sides: the opener's (egress) and the receiver's (ingress). The side of an endpoint
+//!   in no zone is open. Otherwise the admin tier decides by first match; then any deny of the normal
+//!   tier; then any allow; then a zone that both ends share; then isolation, if a zone of the side asks
+//!   for it in that direction; then the baseline tier by first match; then the side is open.
+//! - A denial counts as one only if the zones of that side that are in enforce mode deny by themselves;
+//!   else it is an audit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use bulkhead_abi::{Addr, Protocol, Tls};
+use serde::Serialize;
+
+use crate::prefix::Prefix;
+
+mod rule;
+
+pub use rule::{Action, PortMatch, Ports, Rule, RuleRef, Selector, Sides, Tier};
+
+/// A policy: zones by name, rules by place.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Model {
+    zones: Vec<Arc<Zone>>,
+    rules: Vec<Arc<Rule>>,
+}
+
+impl Model {
+    /// A model of these zones and rules. Zone names are taken to be distinct. A rule that names a zone
+    /// which is not there matches nothing through it.
+    pub fn new(mut zones: Vec<Arc<Zone>>, mut rules: Vec<Arc<Rule>>) -> Self {
+        zones.sort_by(|a, b| a.name.cmp(&b.name));
+        rules.sort_by(|a, b| a.location.cmp(&b.location));
+        Self { zones, rules }
+    }
+
+    /// The zones, sorted by name.
+    pub fn zones(&self) -> &[Arc<Zone>] {
+        &self.zones
+    }
+
+    /// The rules, sorted by file and line.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// The zone of this name.
+    pub fn zone(&self, name: &str) -> Option<&Arc<Zone>> {
+        let index = self.zones.binary_search_by(|zone| (*zone.name).cmp(name)).ok()?;
+        self.zones.get(index)
+    }
+}
+
+/// A named set of workloads and addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Zone {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// Addresses in it.
+    pub cidrs: Vec<Prefix>,
+    /// Addresses taken out of it again.
+    pub except: Vec<Prefix>,
+    /// Cgroups in it, each with all below.
+    pub cgroups: Vec<CgroupPattern>,
+    /// Whether its denials are enforced.
+    pub mode: Mode,
+    /// What happens to flows towards it that no rule mentions.
+    pub ingress: Posture,
+    /// What happens to flows from it that no rule mentions.
+    pub egress: Posture,
+    /// Flows between its own members need a rule too.
+    pub isolated: bool,
+    /// Where it is written.
+    pub location: Location,
+}
+
+impl Zone {
+    /// An enforcing zone that is isolated in both directions and has no member.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            description: None,
+            cidrs: Vec::new(),
+            except: Vec::new(),
+            cgroups: Vec::new(),
+            mode: Mode::Enforce,
+            ingress: Posture::Isolate,
+            egress: Posture::Isolate,
+            isolated: false,
+            location: Location::default(),
+        }
+    }
+}
+
+/// Whether the denials of a zone are enforced.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They are.
+    #[default]
+    Enforce,
+    /// They are only reported.
+    Audit,
+}
+
+/// What a zone does with flows of one direction that no rule mentions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Posture {
+    /// They are denied.
+    #[default]
+    Isolate,
+    /// They pass.
+    Allow,
+}
+
+/// A pattern of cgroup paths below the cgroup root, such as `system.slice/nginx-*.service` or
+/// `**/payload`. `*` stands for any text within a level, `**` for any number of levels, none included.
+/// What it matches is in the zone with everything below.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CgroupPattern(Arc<str>);
+
+impl CgroupPattern {
+    /// A pattern, if `text` is one; else what is wrong with it.
+    pub fn new(text: &str) -> Result<Self, PatternError> {
+        if text.starts_with('/') {
+            return Err(PatternError::Absolute);
+        }
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        for level in text.split('/') {
+            match level {
+                "" => return Err(PatternError::EmptyLevel),
+                "." | ".." => return Err(PatternError::Escaping),
+                "**" => {}
+                _ if level.contains("**") => return Err(PatternError::DoubleStar),
+                _ => {}
+            }
+            if let Some(found) = level.chars().find(|c| "?[]{}".contains(*c)) {
+                return Err(PatternError::Unsupported(found));
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The pattern's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What is wrong with a cgroup pattern.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PatternError {
+    /// It begins with a slash.
+    #[error("a cgroup path is relative to the cgroup root")]
+    Absolute,
+    /// There is nothing in it.
+    #[error("an empty cgroup path names nothing")]
+    Empty,
+    /// `a//b`, or a slash at the end.
+    #[error("a cgroup path has an empty level")]
+    EmptyLevel,
+    /// `.` or `..`.
+    #[error("a cgroup path must not contain `.` or `..`")]
+    Escaping,
+    /// `a**`.
+    #[error("`**` stands for whole levels and must be a level of its own")]
+    DoubleStar,
+    /// A character that globs use elsewhere.
+    #[error("`{0}` is not a wildcard here, and no cgroup is expected to carry it")]
+    Unsupported(char),
+}
+
+/// Where something is written. Orders by file, then line.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+pub struct Location {
+    /// The file's path, as it was given.
+    pub file: Arc<str>,
+    /// Line, from 1; 0 is nowhere.
+    pub line: u32,
+    /// Column in characters, from 1; 0 is nowhere.
+    pub column: u32,
+}
+
+impl Default for Location {
+    fn default() -> Self {
+        Self { file: "".into(), line: 0, column: 0 }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// What is true of this host at the moment, beside the policy.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    /// Cgroups by id, with their path below the cgroup root (no slash in front; the root is "").
+    pub cgroups: BTreeMap<u64, String>,
+    /// This host's own addresses. 127.0.0.0/8 and ::1 count always.
+    pub node_addresses: BTreeSet<Addr>,
+}
+
+/// One end of a flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Its address.
+    pub addr: Addr,
+    /// Its cgroup's path below the cgroup root, where it is known.
+    pub cgroup: Option<String>,
+}
+
+impl Endpoint {
+    /// An end of which only the address is known.
+    pub const fn at(addr: Addr) -> Self {
+        Self { addr, cgroup: None }
+    }
+}
+
+/// A flow to be judged: `from` opened it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// Who opened it.
+    pub from: Endpoint,
+    /// Who receives it.
+    pub to: Endpoint,
+    /// Its IP protocol.
+    pub protocol: Protocol,
+    /// The receiver's port; of ICMP `type << 8 | code`; 0 for protocols without ports.
+    pub port: u16,
+}
+
+/// The word for a TLS level in zone files and on the command line.
+pub const fn tls_name(tls: Tls) -> &'static str {
+    match tls {
+        Tls::Off => "off",
+        Tls::Report => "report",
+        Tls::Require => "require",
+        Tls::Mutual => "mutual",
+        Tls::Terminate => "terminate",
+        Tls::Originate => "originate",
+    }
+}
