@@ -9,9 +9,11 @@ mod clean;
 mod compiler;
 mod kernel_tools;
 mod linker;
+mod lint;
 mod packages;
 mod process;
 mod progress;
+mod rules;
 mod setup;
 mod test;
 mod workspace;
@@ -52,6 +54,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Check format, lints, licences, dependencies, and the rules for source files
+    Lint {
+        /// Also ask the advisory database, which must be fetched from the network
+        #[arg(long)]
+        advisories: bool,
+    },
     /// Remove what was built, the kernel half and the tools included
     Clean,
 }
@@ -74,6 +82,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             build::run(&workspace, &build::Options { release, kernel_only, kernel_crate })
         }
         Command::Test { args } => test::run(&workspace, &args),
+        Command::Lint { advisories } => lint::run(&workspace, advisories),
         Command::Clean => clean::run(&workspace),
     }
 }
