@@ -20,8 +20,8 @@ pub mod link;
 pub mod lock;
 pub mod map;
 pub mod mount;
-//W mod netlink;
-//W pub mod netns;
+mod netlink;
+pub mod netns;
 pub mod rcu;
 //W pub mod sock_diag;
 #[cfg(test)]

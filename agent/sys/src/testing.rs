@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cgroup;
+use crate::netns::NetNs;
 
 /// Whether this test can run. Without root it says SKIPPED, except under `CI=true`, where it fails.
 pub(crate) fn root(test: &str) -> bool {
@@ -70,4 +71,33 @@ pub(crate) fn in_own_mount_namespace(f: impl FnOnce() + Send) {
             .join()
             .unwrap();
     });
+}
+
+/// A network namespace with loopback up. It ends with the handle.
+pub(crate) fn netns() -> NetNs {
+    std::thread::spawn(|| {
+        // SAFETY: no pointers are passed; only this thread changes.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+        let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        assert!(status.success());
+        NetNs::current().unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+/// Runs `ip` with `arguments` inside `ns`.
+pub(crate) fn ip(ns: &NetNs, arguments: &str) {
+    let mut command = std::process::Command::new("ip");
+    let status = ns.run(|| command.args(arguments.split(' ')).status().unwrap()).unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Waits until `condition` holds; fails after ten seconds.
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }

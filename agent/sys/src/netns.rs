@@ -1,0 +1,270 @@
+//! Network namespaces: finding them, looking into them, running inside them.
+//!
+//! A namespace dies when nobody refers to it. A [`NetNs`] does, through its descriptor, and so does every
+//! socket made inside: hold either only while at work, or a pod's namespace outlives the pod. Nothing in
+//! this module leaves one behind.
+
+mod address;
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::panic;
+use std::path::Path;
+use std::thread;
+
+use crate::{Error, Result};
+
+pub use address::InterfaceAddress;
+
+/// Which namespace: device and inode of its file in `/proc`. Another one may have the same after it is
+/// gone; the cookie never repeats.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NetNsId {
+    /// Device number of nsfs.
+    pub device: u64,
+    /// The number in `net:[4026531840]`.
+    pub inode: u64,
+}
+
+/// An open network namespace. It lives at least as long as this.
+#[derive(Debug)]
+pub struct NetNs {
+    file: File,
+    id: NetNsId,
+}
+
+impl NetNs {
+    /// The namespace behind `path`: `/proc/PID/ns/net`, or a file that one is mounted on. Linux 3.0.
+    ///
+    /// Errors of open: ENOENT also for a process that has ended, EACCES without CAP_SYS_PTRACE for
+    /// another user's. A file that is no network namespace is found out by [`NetNs::run`], with EINVAL.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::path("open", path))?;
+        let metadata = file.metadata().map_err(Error::path("fstat", path))?;
+        Ok(Self { file, id: NetNsId { device: metadata.dev(), inode: metadata.ino() } })
+    }
+
+    /// The namespace of process `pid`.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        Self::open(format!("/proc/{pid}/ns/net").as_ref())
+    }
+
+    /// The calling thread's namespace.
+    pub fn current() -> Result<Self> {
+        Self::open("/proc/thread-self/ns/net".as_ref())
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> NetNsId {
+        self.id
+    }
+
+    /// Its cookie (SO_NETNS_COOKIE, Linux 5.14): what `bpf_get_netns_cookie` tells kernel programs.
+    pub fn cookie(&self) -> Result<u64> {
+        // libc does not name it.
+        const SO_NETNS_COOKIE: libc::c_int = 71;
+        self.run(|| {
+            // SAFETY: no pointers are passed.
+            let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+            if fd < 0 {
+                return Err(Error::last("socket"));
+            }
+            // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+            let mut cookie = 0_u64;
+            let mut length = size_of::<u64>() as libc::socklen_t;
+            // SAFETY: `cookie` has room for `length` bytes.
+            let status = unsafe {
+                libc::getsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    SO_NETNS_COOKIE,
+                    (&raw mut cookie).cast(),
+                    &raw mut length,
+                )
+            };
+            if status != 0 {
+                return Err(Error::last("getsockopt(SO_NETNS_COOKIE)"));
+            }
+            Ok(cookie)
+        })?
+    }
+
+    /// Whether the machine's own user namespace owns it, and not one that any user may have made
+    /// (NS_GET_USERNS, Linux 4.9). EPERM where the owner is above the caller's own user namespace.
+    pub fn is_owned_by_init_userns(&self) -> Result<bool> {
+        // The first user namespace has this inode number on every kernel since 3.8.
+        const INIT_USER_NS: u64 = 0xefff_fffd;
+        // SAFETY: this request takes no argument.
+        let fd = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::NS_GET_USERNS) };
+        if fd < 0 {
+            return Err(Error::last("ioctl(NS_GET_USERNS)"));
+        }
+        // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+        let owner = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(owner.metadata().map_err(Error::call("fstat"))?.ino() == INIT_USER_NS)
+    }
+
+    /// Runs `f` inside, on a thread of its own that ends with it; the calling thread stays where it is and
+    /// waits. A panic in `f` goes on in the caller. Sockets that `f` makes belong to the namespace, also
+    /// after they are handed out (see the module's comment).
+    ///
+    /// Errors of setns (Linux 3.0): EPERM without CAP_SYS_ADMIN, EINVAL if this is no network namespace;
+    /// EAGAIN of clone where no thread can be had.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
+        let enter = || {
+            // SAFETY: no pointers are passed; setns changes this new thread only.
+            if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                return Err(Error::last("setns"));
+            }
+            Ok(f())
+        };
+        thread::scope(|scope| {
+            let thread = thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, enter)
+                .map_err(Error::call("clone"))?;
+            thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
+    }
+
+    /// Every IPv4 and IPv6 address of its interfaces. Addresses that only routes make local (most of
+    /// 127.0.0.0/8, AnyIP) are not among them.
+    pub fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
+        address::list(self)
+    }
+}
+
+/// What [`discover`] found.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// Every namespace, once.
+    pub namespaces: Vec<NetNs>,
+    /// Processes that may not be looked into: without CAP_SYS_PTRACE, those with capabilities that the
+    /// caller lacks. Their namespaces may be missing.
+    pub hidden: Vec<u32>,
+}
+
+/// The network namespaces that the processes `pids` are in. Processes that have ended are passed over. A
+/// thread that alone went elsewhere is found only by its own number.
+pub fn discover(pids: impl IntoIterator<Item = u32>) -> Result<Discovery> {
+    let mut found = Discovery::default();
+    for pid in pids {
+        match look(pid, &found.namespaces) {
+            Ok(ns) => found.namespaces.extend(ns),
+            Err(error) => match error.errno() {
+                Some(libc::ENOENT | libc::ESRCH) => {}
+                Some(libc::EACCES | libc::EPERM) => found.hidden.push(pid),
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(found)
+}
+
+/// The namespace of `pid`, unless it is among `known`.
+fn look(pid: u32, known: &[NetNs]) -> Result<Option<NetNs>> {
+    let path = format!("/proc/{pid}/ns/net");
+    let metadata = fs::metadata(&path).map_err(Error::path("stat", path.as_ref()))?;
+    let is_known = |id| known.iter().any(|ns| ns.id == id);
+    if is_known(NetNsId { device: metadata.dev(), inode: metadata.ino() }) {
+        return Ok(None);
+    }
+    // The process may have moved since.
+    Ok(Some(NetNs::open(path.as_ref())?).filter(|ns| !is_known(ns.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io;
+    use std::net::UdpSocket;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::testing;
+
+    /// `sleep` behind an unshare(2) with `flags`.
+    fn sleeper(flags: libc::c_int) -> Child {
+        let mut command = Command::new("sleep");
+        // SAFETY: one system call, which is safe between fork and exec.
+        unsafe {
+            command.arg("60").pre_exec(move || match libc::unshare(flags) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            })
+        };
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn what_runs_inside_is_inside_and_the_caller_stays() {
+        if !testing::root("netns run") {
+            return;
+        }
+        let (here, there) = (NetNs::current().unwrap(), testing::netns());
+        let inside = there.run(|| NetNs::current().unwrap().id()).unwrap();
+        assert_eq!(inside, there.id());
+        assert_ne!(inside, here.id());
+        assert_eq!(NetNs::current().unwrap().id(), here.id());
+        let (a, b) = (there.cookie().unwrap(), here.cookie().unwrap());
+        assert!(a != 0 && b != 0 && a != b);
+        assert_eq!(there.cookie().unwrap(), a);
+        assert!(std::panic::catch_unwind(|| here.run(|| panic::resume_unwind(Box::new(1)))).is_err());
+
+        let folder = NetNs::open("/proc/self/ns/uts".as_ref()).unwrap();
+        assert_eq!(folder.run(|| ()).unwrap_err().errno(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn a_namespace_ends_with_its_last_handle() {
+        if !testing::root("netns end") {
+            return;
+        }
+        let (ending, staying) = (testing::netns(), testing::netns());
+        let peer = format!("/proc/{}/fd/{}", std::process::id(), ending.file.as_raw_fd());
+        testing::ip(&staying, &format!("link add name veth-a type veth peer name veth-b netns {peer}"));
+        testing::ip(&staying, "addr add 10.0.0.1/24 dev veth-a");
+        ending.cookie().unwrap();
+        ending.addresses().unwrap();
+        ending.is_owned_by_init_userns().unwrap();
+        let has_peer = || staying.addresses().unwrap().len() == 3;
+        let socket = ending.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        drop(ending);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(has_peer(), "a socket keeps it alive");
+        drop(socket);
+        // The kernel takes it down in its own time, and its end of the pair with it.
+        testing::eventually("the namespace to end", || !has_peer());
+    }
+
+    #[test]
+    fn namespaces_are_discovered_once_and_their_owner_is_told() {
+        if !testing::root("netns discovery") {
+            return;
+        }
+        let own = std::process::id();
+        let mut root_made = sleeper(libc::CLONE_NEWNET);
+        let mut user_made = sleeper(libc::CLONE_NEWUSER | libc::CLONE_NEWNET);
+        let mut dead = sleeper(0);
+        dead.kill().unwrap();
+        dead.wait().unwrap();
+        let pids = [own, root_made.id(), dead.id(), own, user_made.id(), root_made.id()];
+        let found = discover(pids).unwrap();
+        let found = found.namespaces;
+        let owners: Vec<_> = found.iter().map(|ns| ns.is_owned_by_init_userns().unwrap()).collect();
+        let ids: Vec<_> = found.iter().map(NetNs::id).collect();
+        let expected = [own, root_made.id(), user_made.id()].map(|pid| NetNs::of_process(pid).unwrap().id());
+        for child in [&mut root_made, &mut user_made] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(ids, expected);
+        let init = fs::metadata("/proc/self/ns/user").unwrap().ino() == 0xefff_fffd;
+        assert_eq!(owners, [init, init, false]);
+        assert_eq!(NetNs::of_process(dead.id()).unwrap_err().errno(), Some(libc::ENOENT));
+    }
+}
