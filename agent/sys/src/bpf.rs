@@ -12,6 +12,7 @@ pub(crate) const MAP_LOOKUP_ELEM: libc::c_int = 1;
 pub(crate) const MAP_UPDATE_ELEM: libc::c_int = 2;
 pub(crate) const MAP_DELETE_ELEM: libc::c_int = 3;
 pub(crate) const MAP_GET_NEXT_KEY: libc::c_int = 4;
+pub(crate) const OBJ_GET: libc::c_int = 7;
 pub(crate) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 pub(crate) const MAP_LOOKUP_BATCH: libc::c_int = 24;
 pub(crate) const MAP_UPDATE_BATCH: libc::c_int = 26;

@@ -22,8 +22,9 @@ pub mod map;
 pub mod mount;
 mod netlink;
 pub mod netns;
+pub mod pin;
 pub mod rcu;
-//W pub mod sock_diag;
+pub mod sock_diag;
 #[cfg(test)]
 mod testing;
 pub mod unix;

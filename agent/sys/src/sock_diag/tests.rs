@@ -1,0 +1,392 @@
+//! On real sockets in namespaces of their own.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::bpf::{self, NewMap};
+use crate::map::Map;
+use crate::{cgroup, testing};
+
+const ANY_STATE: u32 = Query::ANY_STATE;
+
+fn dump(ns: &NetNs, protocol: Protocol) -> Vec<Socket> {
+    Diag::open(ns).unwrap().dump(&Query::all(protocol)).unwrap()
+}
+
+fn option<T>(socket: &impl AsFd, name: libc::c_int, mut value: T) -> T {
+    let mut length = mem::size_of::<T>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `value` has room for `length` bytes, and T is a plain number in every use.
+    let status =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, name, (&raw mut value).cast(), &raw mut length) };
+    assert_eq!(status, 0);
+    value
+}
+
+fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &[u8]) {
+    let (fd, length) = (socket.as_fd().as_raw_fd(), value.len() as libc::socklen_t);
+    // SAFETY: `value` is as long as it says.
+    let status = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), length) };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn cookie(socket: &impl AsFd) -> u64 {
+    option(socket, libc::SO_COOKIE, 0_u64)
+}
+
+/// A socket of `family` and `kind` with `options` set (level, name), bound to `port` on every address.
+fn bound(family: libc::c_int, kind: libc::c_int, port: u16, options: &[(i32, i32)]) -> OwnedFd {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) };
+    assert!(fd >= 0);
+    // SAFETY: the descriptor is new and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    for (level, name) in options {
+        set(&fd, *level, *name, &1_i32.to_ne_bytes());
+    }
+    // SAFETY: zero is a value of every field.
+    let mut address: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+    address.sin6_family = family as u16;
+    address.sin6_port = port.to_be();
+    // SAFETY: an IPv4 address is shorter, has its port in the same place, and is given its own length's worth.
+    let status = unsafe {
+        libc::bind(fd.as_raw_fd(), (&raw const address).cast(), mem::size_of_val(&address) as libc::socklen_t)
+    };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+    fd
+}
+
+fn tcp_pair(to: SocketAddr) -> (TcpListener, TcpStream, TcpStream) {
+    let listener = TcpListener::bind(to).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    (listener, client, server)
+}
+
+fn find(sockets: &[Socket], cookie: u64) -> &Socket {
+    let found: Vec<_> = sockets.iter().filter(|socket| socket.cookie == cookie).collect();
+    let [one] = *found else { panic!("{} sockets with cookie {cookie}", found.len()) };
+    one
+}
+
+#[test]
+fn every_socket_is_described_as_it_is() {
+    if !testing::root("sock_diag dump") {
+        return;
+    }
+    let ns = testing::netns();
+    let loopback = Addr::v4([127, 0, 0, 1]);
+    let (listener, client, server) = ns.run(|| tcp_pair((Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let dual = ns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap()).unwrap();
+    let mapped_to: SocketAddr =
+        (Ipv4Addr::LOCALHOST.to_ipv6_mapped(), dual.local_addr().unwrap().port()).into();
+    let mapped = ns.run(|| TcpStream::connect(mapped_to).unwrap()).unwrap();
+    let own_cgroup = {
+        let text = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        cgroup::id(&cgroup::mount_point().unwrap().join(path)).unwrap()
+    };
+
+    let sockets = dump(&ns, Protocol::TCP);
+    assert_eq!(sockets.len(), 6);
+    let found = find(&sockets, cookie(&listener));
+    assert_eq!((found.state, found.family), (State::LISTEN, Family::V4));
+    assert_eq!((found.local, found.local_port), (loopback, port));
+    assert_eq!((found.remote, found.remote_port), (Addr::ANY_V4, 0));
+    let found = find(&sockets, cookie(&client));
+    assert_eq!((found.state, found.protocol), (State::ESTABLISHED, Protocol::TCP));
+    assert_eq!((found.local, found.remote, found.remote_port), (loopback, loopback, port));
+    assert_eq!(found.local_port, client.local_addr().unwrap().port());
+    assert_eq!((found.uid, found.interface, found.cgroup), (0, 0, Some(own_cgroup)));
+    let inode = fs::metadata(format!("/proc/self/fd/{}", client.as_raw_fd())).unwrap().ino();
+    assert_eq!(u64::from(found.inode), inode);
+    assert_eq!(find(&sockets, cookie(&server)).local_port, port);
+    let found = find(&sockets, cookie(&mapped));
+    assert_eq!((found.family, found.local, found.remote), (Family::V6, loopback, loopback));
+    let found = find(&sockets, cookie(&dual));
+    assert_eq!(
+        (found.family, found.local, found.remote, found.v6only),
+        (Family::V6, Addr::ANY, Addr::ANY, false)
+    );
+
+    let listening = Query { states: State::LISTEN.bit(), ..Query::all(Protocol::TCP) };
+    assert_eq!(Diag::open(&ns).unwrap().dump(&listening).unwrap().len(), 2);
+    let gone = ns.id();
+    assert!(dump(&testing::netns(), Protocol::TCP).is_empty(), "{gone:?}");
+}
+
+#[test]
+fn udp_tells_connected_from_unconnected() {
+    if !testing::root("sock_diag udp") {
+        return;
+    }
+    let ns = testing::netns();
+    let v6only = [(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)];
+    let (open, connected, mapped, only) = ns
+        .run(|| {
+            let open = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            let connected = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+            connected.connect((Ipv6Addr::LOCALHOST, 9)).unwrap();
+            let mapped = UdpSocket::bind((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0)).unwrap();
+            (open, connected, mapped, bound(libc::AF_INET6, libc::SOCK_DGRAM, 7777, &v6only))
+        })
+        .unwrap();
+    let sockets = dump(&ns, Protocol::UDP);
+    assert_eq!(sockets.len(), 4);
+    let found = find(&sockets, cookie(&open));
+    assert_eq!((found.state, found.local, found.remote), (State::CLOSE, Addr::ANY_V4, Addr::ANY_V4));
+    let found = find(&sockets, cookie(&connected));
+    let one = Addr(Ipv6Addr::LOCALHOST.octets());
+    assert_eq!((found.state, found.remote, found.remote_port), (State::ESTABLISHED, one, 9));
+    let found = find(&sockets, cookie(&mapped));
+    assert_eq!((found.local, found.remote), (Addr::v4([127, 0, 0, 1]), Addr::ANY_V4));
+    let found = find(&sockets, cookie(&only));
+    assert_eq!((found.local, found.local_port, found.v6only), (Addr::ANY, 7777, true));
+
+    let mut diag = Diag::open(&ns).unwrap();
+    for socket in &sockets {
+        assert_eq!(diag.destroy(&socket.into()).unwrap(), Destroyed::Now, "{socket:?}");
+    }
+    for socket in [&open, &connected, &mapped] {
+        assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+}
+
+#[test]
+fn a_destroyed_connection_aborts_here_and_resets_there() {
+    if !testing::root("sock_diag destroy") {
+        return;
+    }
+    let ns = testing::netns();
+    for local in
+        [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()]
+    {
+        let (listener, mut victim, mut peer) = ns.run(|| tcp_pair(SocketAddr::new(local, 0))).unwrap();
+        let mut diag = Diag::open(&ns).unwrap();
+        let sockets = diag.dump(&Query::all(Protocol::TCP)).unwrap();
+        let target = Target::from(find(&sockets, cookie(&victim)));
+
+        let wrong = Target { cookie: target.cookie ^ 1 << 40, ..target };
+        assert_eq!(diag.destroy(&wrong).unwrap(), Destroyed::Gone);
+        let any = Target { cookie: u64::MAX, ..target };
+        assert_eq!(diag.destroy(&any).unwrap_err().errno(), Some(libc::EINVAL));
+        // A tuple that is gone leads to the listener, whose cookie is another.
+        let stale = Target { remote_port: 1, ..Target::from(find(&sockets, cookie(&peer))) };
+        assert_eq!(diag.destroy(&stale).unwrap(), Destroyed::Gone);
+        victim.write_all(b"alive").unwrap();
+        peer.read_exact(&mut [0; 5]).unwrap();
+
+        assert_eq!(diag.destroy(&target).unwrap(), Destroyed::Now);
+        assert_eq!(victim.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(diag.destroy(&target).unwrap(), Destroyed::Gone);
+        let address = listener.local_addr().unwrap();
+        ns.run(|| TcpStream::connect(address).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn sockets_bound_to_an_interface_or_sharing_a_port_are_reached() {
+    if !testing::root("sock_diag destroy, hard cases") {
+        return;
+    }
+    let ns = testing::netns();
+    let mut diag = Diag::open(&ns).unwrap();
+    let tied = ns
+        .run(|| {
+            let tied = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            set(&tied, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"lo");
+            tied.connect((Ipv4Addr::LOCALHOST, 9)).unwrap();
+            tied
+        })
+        .unwrap();
+    let found = Target::from(find(&dump(&ns, Protocol::UDP), cookie(&tied)));
+    assert_eq!(found.interface, 1);
+    assert!(!diag.try_destroy(&Target { interface: 0, ..found }).unwrap());
+    assert_eq!(diag.destroy(&Target { interface: 0, ..found }).unwrap(), Destroyed::Now);
+    assert_eq!(tied.recv(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+
+    let shared = [(libc::SOL_SOCKET, libc::SO_REUSEPORT)];
+    let group: Vec<_> = ns
+        .run(|| {
+            (0..5).map(|_| UdpSocket::from(bound(libc::AF_INET, libc::SOCK_DGRAM, 5555, &shared))).collect()
+        })
+        .unwrap();
+    let sockets = dump(&ns, Protocol::UDP);
+    for socket in &group {
+        let target = Target::from(find(&sockets, cookie(socket)));
+        assert_eq!(diag.destroy(&target).unwrap(), Destroyed::Now);
+        assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+}
+
+#[test]
+fn traffic_is_counted() {
+    if !testing::root("sock_diag traffic") {
+        return;
+    }
+    let ns = testing::netns();
+    let (_listener, mut client, mut server) = ns.run(|| tcp_pair((Ipv6Addr::LOCALHOST, 0).into())).unwrap();
+    client.write_all(&[7; 1234]).unwrap();
+    server.read_exact(&mut [0; 1234]).unwrap();
+    server.write_all(&[7; 99]).unwrap();
+    client.read_exact(&mut [0; 99]).unwrap();
+    let query = Query { traffic: true, states: ANY_STATE, ..Query::all(Protocol::TCP) };
+    let sockets = Diag::open(&ns).unwrap().dump(&query).unwrap();
+    let traffic = find(&sockets, cookie(&client)).traffic.unwrap();
+    assert_eq!((traffic.sent, traffic.received), (1234, 99));
+    assert!(traffic.since_sent < 10_000 && traffic.since_received < 10_000, "{traffic:?}");
+    assert_eq!(find(&sockets, cookie(&server)).traffic.unwrap().sent, 99);
+}
+
+#[test]
+fn socket_storage_comes_with_the_dump() {
+    if !testing::root("sock_diag storage") {
+        return;
+    }
+    let maps = [storage_map(), storage_map(), storage_map()];
+    let ids = maps.each_ref().map(|map| Map::new(map.as_fd()).unwrap().shape().id);
+    let ns = testing::netns();
+    let (listener, client, server) = ns.run(|| tcp_pair((Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+    let put = |map: &OwnedFd, socket: &TcpStream, value: u64| {
+        let map = Map::new(map.as_fd()).unwrap();
+        map.set(&socket.as_raw_fd().to_ne_bytes(), &value.to_ne_bytes(), 0).unwrap();
+    };
+    put(&maps[0], &client, 11);
+    put(&maps[1], &client, 22);
+    put(&maps[2], &client, 33);
+    put(&maps[1], &server, 44);
+
+    let fds = [maps[0].as_fd(), maps[1].as_fd()];
+    let query = Query { storages: &fds, ..Query::all(Protocol::TCP) };
+    let sockets = Diag::open(&ns).unwrap().dump(&query).unwrap();
+    let mut found = find(&sockets, cookie(&client)).storages.clone();
+    found.sort();
+    let bytes = |value: u64| value.to_ne_bytes().to_vec();
+    assert_eq!(found, [(ids[0], bytes(11)), (ids[1], bytes(22))]);
+    assert_eq!(find(&sockets, cookie(&server)).storages, [(ids[1], bytes(44))]);
+    assert_eq!(find(&sockets, cookie(&listener)).storages, []);
+
+    let twice = [fds[0], fds[0]];
+    let query = Query { storages: &twice, ..query };
+    assert_eq!(Diag::open(&ns).unwrap().dump(&query).unwrap_err().errno(), Some(libc::EEXIST));
+    let none = NewMap { kind: 2, key_size: 4, value_size: 8, max_entries: 1, ..Default::default() };
+    let none = none.create().unwrap();
+    let query = Query { storages: &[none.as_fd()], ..query };
+    assert_eq!(Diag::open(&ns).unwrap().dump(&query).unwrap_err().errno(), Some(libc::EINVAL));
+}
+
+#[test]
+fn tens_of_thousands_of_sockets_are_listed() {
+    if !testing::root("sock_diag at scale") {
+        return;
+    }
+    let ns = testing::netns();
+    // What is left of closed connections needs no descriptors, and is listed like any other socket.
+    const LISTENERS: usize = 4;
+    const EACH: usize = 8_000;
+    ns.run(|| {
+        // Nothing left over may be dropped, or used again by the next connection.
+        fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "100000").unwrap();
+        fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "0").unwrap();
+        for _ in 0..LISTENERS {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let to = listener.local_addr().unwrap();
+            for _ in 0..EACH {
+                let client = TcpStream::connect(to).unwrap();
+                let (server, _) = listener.accept().unwrap();
+                drop(client);
+                drop(server);
+            }
+        }
+    })
+    .unwrap();
+    let sockets = dump(&ns, Protocol::TCP);
+    let ports: std::collections::BTreeSet<_> =
+        sockets.iter().map(|socket| (socket.local_port, socket.remote_port)).collect();
+    assert_eq!(ports.len(), LISTENERS * EACH);
+    assert!(sockets.iter().all(|socket| socket.state == State::TIME_WAIT && socket.cgroup.is_none()));
+}
+
+#[test]
+fn storage_of_a_thousand_connections_is_listed() {
+    if !testing::root("sock_diag storage at scale") {
+        return;
+    }
+    let ns = testing::netns();
+    let storage = storage_map();
+    let map = Map::new(storage.as_fd()).unwrap();
+    let pairs: Vec<_> =
+        ns.run(|| (0..1_000).map(|_| tcp_pair((Ipv4Addr::LOCALHOST, 0).into())).collect()).unwrap();
+    for (_, client, _) in &pairs {
+        map.set(&client.as_raw_fd().to_ne_bytes(), &cookie(client).to_ne_bytes(), 0).unwrap();
+    }
+    let query = Query { storages: &[storage.as_fd()], traffic: true, ..Query::all(Protocol::TCP) };
+    let sockets = Diag::open(&ns).unwrap().dump(&query).unwrap();
+    assert_eq!(sockets.len(), 3_000);
+    for (_, client, _) in &pairs {
+        let cookie = cookie(client);
+        assert_eq!(find(&sockets, cookie).storages, [(map.shape().id, cookie.to_ne_bytes().to_vec())]);
+    }
+}
+
+#[test]
+fn a_protocol_without_diagnostics_is_an_error() {
+    if !testing::root("sock_diag protocols") {
+        return;
+    }
+    let unknown = Query::all(Protocol(200));
+    let error = Diag::open(&testing::netns()).unwrap().dump(&unknown).unwrap_err();
+    assert!(matches!(error, Error::NoDiagnostics { protocol: Protocol(200) }), "{error}");
+}
+
+/// Socket storage of eight bytes. The kernel wants type information with it: two integers.
+fn storage_map() -> OwnedFd {
+    #[derive(zerocopy::IntoBytes, zerocopy::Immutable)]
+    #[repr(C)]
+    struct Load {
+        btf: u64,
+        log: u64,
+        size: u32,
+        log_size: u32,
+        log_level: u32,
+        _padding: u32,
+    }
+    const SK_STORAGE: u32 = 24;
+    const NO_PREALLOC: u32 = 1;
+    const BTF_LOAD: libc::c_int = 18;
+    let int = |name: u32, size: u32| [name, 1 << 24, size, (1 << 24) | (size * 8)];
+    let types = [int(1, 4), int(5, 8)].concat();
+    let names = b"\0int\0long\0";
+    let header = [0x0001_eb9f, 24, 0, 4 * types.len() as u32, 4 * types.len() as u32, names.len() as u32];
+    let mut btf: Vec<u8> = header.iter().chain(&types).flat_map(|word| word.to_ne_bytes()).collect();
+    btf.extend(names);
+    let mut load = Load {
+        btf: btf.as_ptr() as u64,
+        log: 0,
+        size: btf.len() as u32,
+        log_size: 0,
+        log_level: 0,
+        _padding: 0,
+    };
+    // SAFETY: the address is that of `size` bytes, which outlive the call; there is no log.
+    let btf = unsafe { bpf::descriptor(BTF_LOAD, "bpf(BPF_BTF_LOAD)", &mut load) }.unwrap();
+    let map = NewMap {
+        kind: SK_STORAGE,
+        key_size: 4,
+        value_size: 8,
+        flags: NO_PREALLOC,
+        btf: btf.as_raw_fd(),
+        btf_key: 1,
+        btf_value: 2,
+        ..Default::default()
+    };
+    map.create().unwrap()
+}
