@@ -8,10 +8,12 @@
 pub mod cgroups;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod instance;
 pub mod log;
 pub mod metrics;
+pub mod privilege;
 pub mod readiness;
 pub mod systemd;
 pub mod watch;

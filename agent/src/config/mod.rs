@@ -18,7 +18,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use file::ConfigError;
-pub use ports::{PortError, display_failsafe, parse_port};
+pub use ports::{PortError, display_failsafe};
 
 /// Where the configuration is looked for when no `--config` is given; it may be absent.
 pub const DEFAULT_FILE: &str = "/etc/bulkhead/bulkhead.toml";

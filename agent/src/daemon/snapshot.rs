@@ -1,0 +1,96 @@
+//! What everybody in the agent may look at while the reconciler works.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use bulkhead_abi::Reason;
+use bulkhead_policy::{Facts, Image, Model};
+
+use super::labels::Labels;
+use crate::config::Mode;
+
+/// The agent as it was at one moment; replaced whole.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The policy that is enforced; `None` while only the kernel knows it (a restart on a bad folder).
+    pub model: Option<Arc<Model>>,
+    /// What it was compiled to.
+    pub image: Option<Arc<Image>>,
+    /// With these facts.
+    pub facts: Arc<Facts>,
+    /// Names of identities.
+    pub labels: Arc<Labels>,
+    /// Generation that is enforced.
+    pub generation: u64,
+    /// Mode of the whole node.
+    pub mode: Mode,
+    /// Whether enforcement has begun.
+    pub enforcing: bool,
+    /// When the folder was last loaded without an error.
+    pub last_success: Option<SystemTime>,
+    /// How long that took.
+    pub last_duration: Duration,
+    /// Why the folder as it is now is not enforced.
+    pub failure: Option<Failure>,
+}
+
+/// A reload that failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Every diagnostic, rendered.
+    pub text: String,
+    /// Since when the folder is bad.
+    pub since: SystemTime,
+}
+
+/// The present snapshot, and the pulse of the threads.
+#[derive(Debug, Default)]
+pub struct Shared {
+    snapshot: RwLock<Arc<Snapshot>>,
+    ended: Mutex<Vec<(Reason, u64)>>,
+    /// The reconcile loop's pulse.
+    pub reconciler: Pulse,
+    /// The event loop's.
+    pub events: Pulse,
+}
+
+impl Shared {
+    /// The agent as it is.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes what others see, at once and whole. Only the reconciler does.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut slot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut slot));
+    }
+
+    /// Live flows that were ended, by reason.
+    pub fn ended(&self) -> Vec<(Reason, u64)> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces [`Shared::ended`].
+    pub fn set_ended(&self, ended: Vec<(Reason, u64)>) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+    }
+}
+
+/// When a loop last turned.
+#[derive(Debug, Default)]
+pub struct Pulse(AtomicU64);
+
+impl Pulse {
+    /// It turned now.
+    pub fn beat(&self) {
+        self.0.store(bulkhead_sys::clock::monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// Time since it last turned.
+    pub fn age(&self) -> Duration {
+        let now = bulkhead_sys::clock::monotonic_ns();
+        Duration::from_nanos(now.saturating_sub(self.0.load(Ordering::Relaxed)))
+    }
+}

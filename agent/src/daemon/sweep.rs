@@ -1,0 +1,42 @@
+//! The part of the agent that works on sockets: ends flows that lost their right, and learns which
+//! namespace an address belongs to. It runs on the event loop, beside the reconciler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bulkhead_abi::{Addr, Event, Reason};
+use bulkhead_policy::Image;
+
+/// Works on sockets.
+pub trait Sweeper: Send {
+    /// Looks at the sockets that were there before enforcement: what `image` allows is adopted, so that
+    /// it goes on when enforcement begins. Called once, before any other call, at a fresh start.
+    fn adopt(&mut self, image: &Image);
+    /// Something happened in the kernel.
+    fn on_event(&mut self, event: &Event);
+    /// Called every 50 ms.
+    fn tick(&mut self);
+    /// `image` is enforced from now on: live flows that it denies have lost their right.
+    fn after_commit(&mut self, image: &Arc<Image>);
+    /// The node's addresses with their namespaces' cookies, if they changed since the last call.
+    fn locals(&mut self) -> Option<BTreeMap<Addr, u64>>;
+    /// Live flows that were ended so far, by reason.
+    fn ended(&self) -> Vec<(Reason, u64)>;
+}
+
+/// A sweeper that does nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSweeper;
+
+impl Sweeper for NoSweeper {
+    fn adopt(&mut self, _: &Image) {}
+    fn on_event(&mut self, _: &Event) {}
+    fn tick(&mut self) {}
+    fn after_commit(&mut self, _: &Arc<Image>) {}
+    fn locals(&mut self) -> Option<BTreeMap<Addr, u64>> {
+        None
+    }
+    fn ended(&self) -> Vec<(Reason, u64)> {
+        Vec::new()
+    }
+}
