@@ -10,7 +10,9 @@
 //! cgroup tree while it lives, and is removed when its value is dropped, also by a panic. What a
 //! killed run left behind is removed by the next one ([`sweep`]).
 
+mod call;
 mod cgroup;
+mod dial;
 mod names;
 mod ns;
 mod peer;
@@ -18,10 +20,12 @@ pub mod protocol;
 mod topology;
 mod wait;
 
+pub use call::{CallError, Called, FromAnswer, Pending};
 pub use cgroup::Cgroup;
+pub use dial::Dial;
 pub use names::sweep;
 pub use ns::Ns;
-pub use peer::{CallError, Called, Dial, Peer, Pending, Socket};
+pub use peer::{Peer, Socket};
 pub use protocol::{Ended, Exchanged, Kind, LoopCount, Serve, Served, Streamed};
 pub use rustix::io::Errno;
 pub use topology::{Host, Topology};

@@ -1,27 +1,24 @@
 //! Processes that open sockets where a test wants them.
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::io::Errno;
 
+use super::call::{Called, FromAnswer, Pending, Waiting};
+use super::dial::Dial;
 use super::protocol::{
-    Answer, Call, Cause, Ended, Exchanged, Failure, Kind, LoopCount, Request, Response, Serve, Served,
-    SocketInfo, Streamed,
+    Call, Ended, Exchanged, Kind, LoopCount, Request, Serve, Served, SocketInfo, Streamed,
 };
 use super::{Cgroup, Ns};
 
 /// The limit of calls that are not told another.
-const LIMIT: Duration = Duration::from_secs(3);
+pub(super) const LIMIT: Duration = Duration::from_secs(3);
 
 /// Time that a peer has beyond the limit of the call itself, before it counts as gone.
 const GRACE: Duration = Duration::from_secs(20);
@@ -49,129 +46,6 @@ pub struct Socket {
     pub cookie: u64,
     /// How long making it took.
     pub elapsed: Duration,
-}
-
-/// How to connect.
-#[derive(Clone, Debug)]
-pub struct Dial {
-    kind: Kind,
-    to: SocketAddr,
-    bind: Option<SocketAddr>,
-    v6: bool,
-    fast_open: Option<Vec<u8>>,
-    timeout: Duration,
-}
-
-/// Result of a call.
-pub type Called<T> = std::result::Result<T, CallError>;
-
-/// Why a call failed.
-#[derive(thiserror::Error, Clone, Debug)]
-pub enum CallError {
-    /// The kernel said no.
-    #[error("{errno} after {elapsed:?}, {done} done")]
-    Os {
-        /// What it said.
-        errno: Errno,
-        /// When.
-        elapsed: Duration,
-        /// Exchanges, pings or bytes that had been right until then.
-        done: u64,
-    },
-    /// Nothing happened in the time given.
-    #[error("nothing for {elapsed:?}, {done} done")]
-    Timeout {
-        /// How long it was waited for.
-        elapsed: Duration,
-        /// As above.
-        done: u64,
-    },
-    /// The other end closed in order where more was due.
-    #[error("closed after {elapsed:?}, {done} done")]
-    Closed {
-        /// When.
-        elapsed: Duration,
-        /// As above.
-        done: u64,
-    },
-    /// Wrong bytes came back, or the test asked for what cannot be.
-    #[error("{0}")]
-    Wrong(String),
-    /// The peer is no more, or does not answer.
-    #[error("the peer is gone")]
-    Gone,
-}
-
-impl CallError {
-    /// The kernel's error, if that is what it was.
-    #[must_use]
-    pub fn errno(&self) -> Option<Errno> {
-        match self {
-            CallError::Os { errno, .. } => Some(*errno),
-            _ => None,
-        }
-    }
-
-    /// Whether nothing came in the time given.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        matches!(self, CallError::Timeout { .. })
-    }
-
-    /// When it failed, after the work began.
-    #[must_use]
-    pub fn elapsed(&self) -> Option<Duration> {
-        match self {
-            CallError::Os { elapsed, .. }
-            | CallError::Timeout { elapsed, .. }
-            | CallError::Closed { elapsed, .. } => Some(*elapsed),
-            CallError::Wrong(_) | CallError::Gone => None,
-        }
-    }
-}
-
-impl Dial {
-    /// By TCP.
-    #[must_use]
-    pub fn tcp(to: SocketAddr) -> Dial {
-        Dial::new(Kind::Tcp, to)
-    }
-
-    /// By UDP.
-    #[must_use]
-    pub fn udp(to: SocketAddr) -> Dial {
-        Dial::new(Kind::Udp, to)
-    }
-
-    /// By any kind of socket.
-    #[must_use]
-    pub fn new(kind: Kind, to: SocketAddr) -> Dial {
-        Dial { kind, to, bind: None, v6: false, fast_open: None, timeout: LIMIT }
-    }
-
-    /// From this address and port.
-    #[must_use]
-    pub fn from(self, bind: SocketAddr) -> Dial {
-        Dial { bind: Some(bind), ..self }
-    }
-
-    /// By an AF_INET6 socket; an IPv4 address is then the mapped one (`::ffff:a.b.c.d`).
-    #[must_use]
-    pub fn v6_socket(self) -> Dial {
-        Dial { v6: true, ..self }
-    }
-
-    /// With these bytes in the SYN (TCP Fast Open), where the kernel has a cookie for it.
-    #[must_use]
-    pub fn fast_open(self, data: &[u8]) -> Dial {
-        Dial { fast_open: Some(data.to_vec()), ..self }
-    }
-
-    /// Gives up after this long, instead of 3 s.
-    #[must_use]
-    pub fn within(self, timeout: Duration) -> Dial {
-        Dial { timeout, ..self }
-    }
 }
 
 impl Peer {
@@ -239,8 +113,8 @@ impl Peer {
 
     /// Begins to connect.
     pub fn begin_connect(&self, dial: &Dial) -> Pending<Socket> {
-        let Dial { kind, to, bind, v6, fast_open, timeout } = dial.clone();
-        self.begin(Call::Connect { kind, to, bind, v6, fast_open, timeout_ms: millis(timeout) }, timeout)
+        let (call, limit) = dial.call();
+        self.begin(call, limit)
     }
 
     /// Takes the next connection of a listener that holds.
@@ -377,7 +251,7 @@ impl Peer {
             // A peer that is gone shows when the response is waited for.
             let _ = self.input.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
         }
-        Pending { response, limit: limit + GRACE, answer: PhantomData }
+        Pending::new(response, limit + GRACE)
     }
 }
 
@@ -388,119 +262,10 @@ impl Drop for Peer {
     }
 }
 
-/// A call under way. Dropping it leaves the peer to it.
-#[derive(Debug)]
-pub struct Pending<T> {
-    response: Receiver<Response>,
-    limit: Duration,
-    answer: PhantomData<fn() -> T>,
-}
-
-impl<T: FromAnswer> Pending<T> {
-    /// Waits for the answer.
-    pub fn wait(self) -> Called<T> {
-        let response = self.response.recv_timeout(self.limit).map_err(|_| CallError::Gone)?;
-        let answer = response.result?;
-        T::from_answer(answer).ok_or_else(|| CallError::Wrong("the peer answered another question".into()))
-    }
-}
-
-/// Responses that are waited for, by request; nothing once the peer has ended.
-#[derive(Debug)]
-struct Waiting(Mutex<Option<HashMap<u64, Sender<Response>>>>);
-
-impl Waiting {
-    fn new() -> Waiting {
-        Waiting(Mutex::new(Some(HashMap::new())))
-    }
-
-    /// Where the response will come; at once the news that none will, when the peer has ended.
-    fn expect(&self, id: u64) -> Receiver<Response> {
-        let (sender, receiver) = mpsc::channel();
-        if let Some(senders) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            senders.insert(id, sender);
-        }
-        receiver
-    }
-
-    /// Hands out responses until the peer ends.
-    fn listen(&self, output: BufReader<ChildStdout>) {
-        for line in output.lines().map_while(std::io::Result::ok) {
-            let Ok(response) = serde_json::from_str::<Response>(&line) else {
-                eprintln!("a peer said what nobody understands: {line}");
-                continue;
-            };
-            let mut senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(sender) = senders.as_mut().and_then(|senders| senders.remove(&response.id)) {
-                let _ = sender.send(response);
-            }
-        }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
-impl From<Failure> for CallError {
-    fn from(failure: Failure) -> CallError {
-        let Failure { cause, elapsed_us, done } = failure;
-        let elapsed = Duration::from_micros(elapsed_us);
-        match cause {
-            Cause::Os(number) => CallError::Os { errno: Errno::from_raw_os_error(number), elapsed, done },
-            Cause::Timeout => CallError::Timeout { elapsed, done },
-            Cause::Closed => CallError::Closed { elapsed, done },
-            Cause::Wrong(why) => CallError::Wrong(why),
-        }
-    }
-}
-
-/// What a call can answer.
-pub trait FromAnswer: Sized {
-    /// `None` when it is the answer to another kind of call.
-    fn from_answer(answer: Answer) -> Option<Self>;
-}
-
-macro_rules! answers {
-    ($($type:ty: $pattern:pat => $value:expr;)*) => {
-        $(impl FromAnswer for $type {
-            fn from_answer(answer: Answer) -> Option<Self> {
-                match answer {
-                    $pattern => Some($value),
-                    _ => None,
-                }
-            }
-        })*
-    };
-}
-
-answers! {
-    Socket: Answer::Socket(info) => Socket::from(info);
-    u64: Answer::Sent(count) => count;
-    (Vec<u8>, Option<SocketAddr>): Answer::Data { data, from } => (data, from);
-    Exchanged: Answer::Exchanged(counts) => counts;
-    Streamed: Answer::Streamed(counts) => counts;
-    Ended: Answer::Ended(how) => how;
-    Vec<LoopCount>: Answer::Loop(counts) => counts;
-    Served: Answer::Served(counts) => counts;
-    (): Answer::Done => ();
-}
-
 impl From<SocketInfo> for Socket {
     fn from(info: SocketInfo) -> Socket {
         let SocketInfo { socket, local, peer, cookie, elapsed_us } = info;
         Socket { id: socket, local, peer, cookie, elapsed: Duration::from_micros(elapsed_us) }
-    }
-}
-
-impl Ended {
-    /// The error, `None` when the other end closed in order.
-    #[must_use]
-    pub fn error(&self) -> Option<Errno> {
-        self.errno.map(Errno::from_raw_os_error)
-    }
-
-    /// How long it took from the call.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        Duration::from_micros(self.elapsed_us)
     }
 }
 
@@ -518,6 +283,6 @@ fn program() -> Result<PathBuf> {
         .context("bulkhead-peer is not built: cargo build -p bulkhead-tests --bin bulkhead-peer")
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -24,11 +24,8 @@ impl KernelTools {
     ///
     /// Always optimised: without optimisation the verifier would refuse the programs.
     pub(crate) fn build(&self, folder: &Path) -> Result<PathBuf> {
-        if !folder.join("Cargo.toml").is_file() {
-            bail!("there is no kernel crate in {}: is the checkout complete?", folder.display());
-        }
         let target = folder.join("target");
-        let mut cargo = self.cargo(folder, "build");
+        let mut cargo = self.cargo(folder, "build")?;
         cargo.arg("--target-dir").arg(&target);
         process::run(&mut cargo)?;
         let object = target.join(TARGET).join("release").join(OBJECT);
@@ -39,7 +36,11 @@ impl KernelTools {
     }
 
     /// A cargo command for the kernel half, with everything set that it needs.
-    pub(crate) fn cargo(&self, folder: &Path, subcommand: &str) -> Command {
+    pub(crate) fn cargo(&self, folder: &Path, subcommand: &str) -> Result<Command> {
+        // Cargo would look for a manifest in the folders above, and build what it finds there.
+        if !folder.join("Cargo.toml").is_file() {
+            bail!("there is no kernel crate in {}: is the checkout complete?", folder.display());
+        }
         let mut cargo = process::foreign_cargo(&self.compiler.cargo);
         cargo.current_dir(folder).args([subcommand, "--release", "--target", TARGET]);
         if self.compiler.core == Core::FromSource {
@@ -54,6 +55,6 @@ impl KernelTools {
         cargo.env("LD_LIBRARY_PATH", &self.compiler.llvm_folder);
         cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
         cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
-        cargo
+        Ok(cargo)
     }
 }

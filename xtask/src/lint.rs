@@ -78,7 +78,7 @@ fn clippy_kernel(workspace: &Workspace, tools: &KernelTools) -> Result<()> {
         packages::install(&package)?;
     }
     let kernel = workspace.kernel_crate();
-    let mut cargo = tools.cargo(&kernel, "clippy");
+    let mut cargo = tools.cargo(&kernel, "clippy")?;
     cargo.arg("--target-dir").arg(kernel.join("target")).args(["--", "-D", "warnings"]);
     // Cargo looks for its subcommands in PATH, where another toolchain's may come first.
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -92,8 +92,8 @@ fn deny(workspace: &Workspace, progress: &Progress, checks: &[&str]) -> Result<(
     let config = workspace.root().join("deny.toml");
     for manifest in [workspace.root().join("Cargo.toml"), workspace.kernel_crate().join("Cargo.toml")] {
         let mut command = Command::new(&program);
-        command.arg("--manifest-path").arg(manifest).args(["--log-level", "error", "check", "--config"]);
-        command.arg(&config).args(["--hide-inclusion-graph"]).args(checks);
+        command.arg("--manifest-path").arg(manifest).arg("--config").arg(&config);
+        command.args(["--log-level", "error", "check", "--hide-inclusion-graph"]).args(checks);
         process::run(&mut command)?;
     }
     Ok(())
