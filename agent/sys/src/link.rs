@@ -57,3 +57,6 @@ impl AsFd for RunStats {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! On a program of two instructions, attached to a cgroup of the test's own.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::*;
+use crate::testing::{self, TestCgroup};
+
+const CGROUP_SKB: u32 = 8;
+const CGROUP_INET_EGRESS: u32 = 1;
+
+/// A `cgroup_skb` program that returns `verdict`.
+fn program(verdict: u32) -> OwnedFd {
+    #[derive(IntoBytes, Immutable)]
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u64; 3],
+        name: [u8; 16],
+        ifindex: u32,
+        attach_type: u32,
+    }
+    // r0 = verdict; exit
+    let instructions = [(u64::from(verdict) << 32) | 0xb7, 0x95];
+    let mut load = Load {
+        kind: CGROUP_SKB,
+        instruction_count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log: [0; 3],
+        name: [0; 16],
+        ifindex: 0,
+        attach_type: CGROUP_INET_EGRESS,
+    };
+    // SAFETY: instructions and licence are where the addresses say, and outlive the call.
+    unsafe { bpf::descriptor(5, "bpf(BPF_PROG_LOAD)", &mut load) }.unwrap()
+}
+
+fn attach(program: &OwnedFd, cgroup: &File) -> OwnedFd {
+    let mut create = [program.as_raw_fd() as u32, cgroup.as_raw_fd() as u32, CGROUP_INET_EGRESS, 0];
+    // SAFETY: there are no addresses in the attributes.
+    unsafe { bpf::descriptor(28, "bpf(BPF_LINK_CREATE)", &mut create) }.unwrap()
+}
+
+/// The first bytes of what the kernel tells about `fd`, as `N` words.
+fn info<const N: usize>(fd: &OwnedFd) -> [u32; N] {
+    #[derive(IntoBytes, Immutable)]
+    #[repr(C)]
+    struct Attributes {
+        fd: i32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = [0; N];
+    let length = size_of_val(&info) as u32;
+    let mut attributes = Attributes { fd: fd.as_raw_fd(), length, info: info.as_mut_ptr() as u64 };
+    // SAFETY: `info` has room for the length that is announced.
+    unsafe { bpf::call(bpf::OBJ_GET_INFO_BY_FD, "bpf(BPF_OBJ_GET_INFO_BY_FD)", &mut attributes) }.unwrap();
+    info
+}
+
+fn id(program: &OwnedFd) -> u32 {
+    let [_, id] = info(program);
+    id
+}
+
+/// The program that `link` runs.
+fn runs(link: &OwnedFd) -> u32 {
+    let [_, _, program] = info(link);
+    program
+}
+
+#[test]
+fn a_links_program_is_exchanged_in_place() {
+    if !testing::root("link update") {
+        return;
+    }
+    let group = TestCgroup::new("link");
+    let [first, second, third] = [1, 0, 1].map(program);
+    let link = attach(&first, &File::open(group.path()).unwrap());
+    assert_eq!(runs(&link), id(&first));
+    update(link.as_fd(), second.as_fd(), None).unwrap();
+    assert_eq!(runs(&link), id(&second));
+    let error = update(link.as_fd(), third.as_fd(), Some(first.as_fd())).unwrap_err();
+    assert_eq!((error.errno(), runs(&link)), (Some(libc::EPERM), id(&second)));
+    update(link.as_fd(), third.as_fd(), Some(second.as_fd())).unwrap();
+    assert_eq!(runs(&link), id(&third));
+}
+
+#[test]
+fn runs_are_counted_while_the_guard_lives() {
+    if !testing::root("run statistics") {
+        return;
+    }
+    let program = program(1);
+    let count = || {
+        let [.., low, high] = info::<52>(&program);
+        u64::from(high) << 32 | u64::from(low)
+    };
+    let run = || {
+        #[derive(FromBytes, IntoBytes, Immutable)]
+        #[repr(C)]
+        struct Test {
+            program: i32,
+            result: u32,
+            size_in: u32,
+            size_out: u32,
+            input: u64,
+            output: u64,
+            repeat: u32,
+            duration: u32,
+        }
+        let packet = [0_u8; 64];
+        let mut test = Test {
+            program: program.as_raw_fd(),
+            result: 0,
+            size_in: 64,
+            size_out: 0,
+            input: packet.as_ptr() as u64,
+            output: 0,
+            repeat: 10,
+            duration: 0,
+        };
+        // SAFETY: the packet is as long as it says and only read; no output is asked for.
+        unsafe { bpf::call(10, "bpf(BPF_PROG_TEST_RUN)", &mut test) }.unwrap();
+        assert_eq!(test.result, 1);
+    };
+    let _stats = RunStats::enable().unwrap();
+    assert_eq!(count(), 0);
+    run();
+    assert_eq!(count(), 10);
+}
