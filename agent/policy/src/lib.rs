@@ -9,19 +9,28 @@
 //! and an image that contradicts itself denies.
 #![forbid(unsafe_code)]
 
+mod ast;
+mod check;
 pub mod compile;
+pub mod diagnostic;
 pub mod image;
+pub mod load;
 pub mod model;
 pub mod numbers;
 pub mod oracle;
 pub mod ports;
 pub mod prefix;
+mod reader;
+pub mod source;
 mod suggest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use compile::{CompileError, Compiler, compile};
+pub use diagnostic::{Diagnostic, Diagnostics};
 pub use image::{Image, ImageDiff};
+pub use load::{Capabilities, Loaded, Loader, load};
 pub use model::{Endpoint, Facts, Flow, Model, Rule, Zone};
 pub use numbers::Numbers;
 pub use prefix::Prefix;
+pub use source::{Source, SourceError, Sources};

@@ -1,0 +1,115 @@
+//! One zone file by itself: everything that can be known, and everything that is wrong, without the
+//! other files.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bulkhead_abi::Tls;
+use toml::de::DeTable;
+
+use crate::load::Capabilities;
+use crate::model::{Rule, Zone};
+use crate::reader::{Reader, Text};
+use crate::source::Source;
+
+mod rule;
+mod zone;
+
+/// What a file says.
+#[derive(Debug)]
+pub(crate) struct FileAst {
+    pub(crate) source: Arc<Source>,
+    pub(crate) zones: Vec<ZoneAst>,
+    pub(crate) rules: Vec<RuleAst>,
+    /// Some of the file could not be read, so what it names is not known.
+    pub(crate) broken: bool,
+    pub(crate) diagnostics: Vec<crate::diagnostic::Diagnostic>,
+}
+
+/// A zone, with the place of its name.
+#[derive(Debug)]
+pub(crate) struct ZoneAst {
+    pub(crate) zone: Arc<Zone>,
+    pub(crate) span: Range<usize>,
+}
+
+/// A rule, with the places that other files can make wrong.
+#[derive(Debug)]
+pub(crate) struct RuleAst {
+    pub(crate) rule: Arc<Rule>,
+    /// The zones that it names.
+    pub(crate) zones: Vec<Text>,
+    /// Its name.
+    pub(crate) name: Option<Text>,
+    /// Its level.
+    pub(crate) tls: Option<(Tls, Range<usize>)>,
+}
+
+impl FileAst {
+    /// Reads a file.
+    pub(crate) fn parse(source: &Arc<Source>, capabilities: &Capabilities) -> Self {
+        let mut reader = Reader::new(source);
+        let mut ast = Self {
+            source: Arc::clone(source),
+            zones: Vec::new(),
+            rules: Vec::new(),
+            broken: false,
+            diagnostics: Vec::new(),
+        };
+        match document(&mut reader, source) {
+            Some(table) => ast.read(&mut reader, &table, capabilities),
+            None => ast.broken = true,
+        }
+        ast.diagnostics = reader.diagnostics;
+        ast
+    }
+
+    fn read(&mut self, reader: &mut Reader, table: &DeTable<'_>, capabilities: &Capabilities) {
+        reader.check_keys(table, &["zone", "allow", "deny"], "a zone file");
+        if let Some(zones) = table.get("zone") {
+            match reader.table(zones, "`zone`") {
+                Some(zones) => {
+                    let mut zones: Vec<_> = zones.iter().collect();
+                    zones.sort_by_key(|(name, _)| name.span().start);
+                    self.zones
+                        .extend(zones.into_iter().filter_map(|(name, body)| zone::read(reader, name, body)));
+                }
+                None => self.broken = true,
+            }
+        }
+        for (key, action) in rule::ACTIONS {
+            let Some(list) = table.get(key) else { continue };
+            for (span, body) in reader.tables(list, key) {
+                self.rules.extend(rule::read(reader, action, span, body, capabilities));
+            }
+        }
+    }
+}
+
+/// The file as TOML; every mistake of syntax at once.
+pub(crate) fn document<'i>(reader: &mut Reader, source: &'i Source) -> Option<DeTable<'i>> {
+    if let Some(at) = source.invalid() {
+        let help = "save the file as UTF-8";
+        reader.error(
+            "bulkhead::not-utf8",
+            at..at + '\u{fffd}'.len_utf8(),
+            "the file is not UTF-8",
+            "here",
+            help,
+        );
+        return None;
+    }
+    let (table, errors) = DeTable::parse_recoverable(source.text());
+    let broken = !errors.is_empty();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        let duplicate = error.message().contains("duplicate key");
+        let (code, help) = if duplicate {
+            ("bulkhead::duplicate-key", "a key or table of a name is written once: join the two")
+        } else {
+            ("bulkhead::syntax", "the file must be TOML: see the line at the caret, and the one before it")
+        };
+        reader.error(code, span, format!("not valid TOML: {}", error.message()), "here", help);
+    }
+    (!broken).then(|| table.into_inner())
+}

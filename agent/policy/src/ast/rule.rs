@@ -1,0 +1,177 @@
+//! `[[allow]]` and `[[deny]]`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bulkhead_abi::{Protocol, Tls};
+use toml::de::{DeTable, DeValue};
+
+use super::RuleAst;
+use crate::load::Capabilities;
+use crate::model::{Action, PortMatch, Ports, Rule, Selector, Sides, Tier, tls_name};
+use crate::ports;
+use crate::reader::{Reader, Text};
+
+/// The tables that hold rules, and what these say.
+pub(super) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
+
+const KEYS: [&str; 7] = ["name", "from", "to", "ports", "side", "tls", "http"];
+
+/// Every level, by its word.
+const LEVELS: [Tls; 6] = [Tls::Off, Tls::Report, Tls::Require, Tls::Mutual, Tls::Terminate, Tls::Originate];
+
+pub(super) fn read(
+    reader: &mut Reader,
+    action: Action,
+    span: Range<usize>,
+    table: &DeTable<'_>,
+    capabilities: &Capabilities,
+) -> Option<RuleAst> {
+    let noun = format!("`[[{}]]`", action.as_str());
+    reader.check_keys(table, &KEYS, &noun);
+    if let Some((key, _)) = table.get_key_value("http") {
+        let message = "`http` needs the proxy, which this build does not have";
+        let help = "leave the section out, or use a build that has it";
+        reader.error("bulkhead::unsupported", key.span(), message, "not in this build", help);
+    }
+    let name = table.get("name").and_then(|value| reader.string(value, "`name`"));
+    if let Some(name) = name.as_ref().filter(|name| name.text.trim().is_empty()) {
+        let help = "write what the rule is for, or leave the name out";
+        reader.error("bulkhead::rule-name", name.span.clone(), "a rule's name is empty", "empty", help);
+    }
+    let from = ends(reader, table, "from", &noun, &span);
+    let to = ends(reader, table, "to", &noun, &span);
+    let ports = match table.get("ports") {
+        None => Some(Ports::All),
+        Some(value) => {
+            let texts = reader.strings(value, "`ports`");
+            port_list(reader, &texts).map(Ports::Only)
+        }
+    };
+    let mut sides = Sides::Both;
+    if let Some(value) = table.get("side") {
+        let words = [("egress", Sides::Egress), ("ingress", Sides::Ingress), ("both", Sides::Both)];
+        sides = reader.word(value, "`side`", &words, "bulkhead::bad-side").unwrap_or_default();
+    }
+    let tls = level(reader, table, action, ports.as_ref(), capabilities);
+    let (from, to, ports) = (from?, to?, ports?);
+    let selectors =
+        |texts: &[Text]| -> Vec<Selector> { texts.iter().map(|text| Selector::named(&text.text)).collect() };
+    let rule = Rule {
+        name: name.as_ref().map(|name| name.text.as_str().into()),
+        tier: Tier::Normal,
+        action,
+        from: selectors(&from),
+        to: selectors(&to),
+        ports,
+        sides,
+        tls: tls.as_ref().map_or(Tls::Off, |(level, _)| *level),
+        location: reader.location(span.start),
+    };
+    warn_if_idle(reader, &rule, &from, &to);
+    let zones =
+        from.into_iter().chain(to).filter(|text| matches!(Selector::named(&text.text), Selector::Zone(_)));
+    Some(RuleAst { zones: zones.collect(), rule: Arc::new(rule), name, tls })
+}
+
+/// The names of one end. `None` if the rule cannot be used.
+fn ends(
+    reader: &mut Reader,
+    table: &DeTable<'_>,
+    key: &str,
+    noun: &str,
+    span: &Range<usize>,
+) -> Option<Vec<Text>> {
+    let Some(value) = table.get(key) else {
+        let message = format!("{noun} needs `{key}`");
+        let help = format!("write `{key} = \"any\"` if everyone is meant");
+        reader.error("bulkhead::missing-key", span.clone(), message, format!("no `{key}`"), help);
+        return None;
+    };
+    let names = reader.string_or_list(value, &format!("`{key}`"));
+    if let Some(any) = names.iter().find(|name| name.text == "any").filter(|_| names.len() > 1) {
+        let help = "write `\"any\"` alone, or take it out";
+        let message = format!("`any` makes the other entries of `{key}` idle");
+        reader.warn("bulkhead::idle-entry", any.span.clone(), message, "everyone already", help);
+    }
+    (!names.is_empty()).then_some(names)
+}
+
+fn port_list(reader: &mut Reader, texts: &[Text]) -> Option<Vec<PortMatch>> {
+    let mut found = Vec::new();
+    let mut failed = texts.is_empty();
+    for Text { text, span } in texts {
+        match ports::parse(text) {
+            Ok(matches) => found.extend(matches),
+            Err(error) => {
+                failed = true;
+                reader.error("bulkhead::bad-port", span.clone(), error.message, "not understood", error.help);
+            }
+        }
+    }
+    (!failed).then_some(found)
+}
+
+fn level(
+    reader: &mut Reader,
+    table: &DeTable<'_>,
+    action: Action,
+    ports: Option<&Ports>,
+    capabilities: &Capabilities,
+) -> Option<(Tls, Range<usize>)> {
+    let (key, value) = table.get_key_value("tls")?;
+    if action == Action::Deny {
+        let help = "take it out: what is denied is not encrypted either";
+        let message = "`tls` has no meaning in `[[deny]]`";
+        reader.error("bulkhead::tls-on-deny", key.span(), message, "on a deny", help);
+        return None;
+    }
+    if let DeValue::Table(_) = value.get_ref() {
+        let help = "write the level as a string, as in `tls = \"off\"`";
+        let message = "`tls` as a table is not known to this build";
+        reader.error("bulkhead::bad-tls", key.span(), message, "a table", help);
+        return None;
+    }
+    let words = LEVELS.map(|level| (tls_name(level), level));
+    let level = reader.word(value, "`tls`", &words, "bulkhead::bad-tls")?;
+    let tcp_only = |ports: &Ports| match ports {
+        Ports::All => false,
+        Ports::Only(list) => list.iter().all(|ports| ports.protocol == Protocol::TCP),
+    };
+    if level >= Tls::Mutual && ports.is_some_and(|ports| !tcp_only(ports)) {
+        let message = format!("`tls = \"{}\"` works on TCP only", tls_name(level));
+        let help = match ports {
+            Some(Ports::All) => "give the rule `ports`: without it covers every protocol",
+            _ => "make two rules: one with the `tcp/…` ports and this level, one with the others",
+        };
+        reader.error("bulkhead::tls-needs-tcp", value.span(), message, "this rule covers more", help);
+    }
+    if !capabilities.tls.contains(&level) {
+        let supported: Vec<String> =
+            capabilities.tls.iter().map(|level| format!("`{}`", tls_name(*level))).collect();
+        let message = format!("this build cannot enforce tls = \"{}\"", tls_name(level));
+        let help = format!(
+            "it enforces {}; a level is never weakened in silence, so the policy is refused",
+            supported.join(", ")
+        );
+        reader.error("bulkhead::tls-unsupported", value.span(), message, "not in this build", help);
+    }
+    Some((level, value.span()))
+}
+
+/// A rule that speaks for no side of any flow.
+fn warn_if_idle(reader: &mut Reader, rule: &Rule, from: &[Text], to: &[Text]) {
+    let unzoned = |selectors: &[Selector]| {
+        selectors.iter().all(|selector| matches!(selector, Selector::World | Selector::Node))
+    };
+    let egress_idle = unzoned(&rule.from) || rule.sides == Sides::Ingress;
+    let ingress_idle = unzoned(&rule.to) || rule.sides == Sides::Egress;
+    if let (true, true, Some(from), Some(to)) = (egress_idle, ingress_idle, from.first(), to.first()) {
+        let span = if unzoned(&rule.from) { from.span.clone() } else { to.span.clone() };
+        let message = "this rule can never matter";
+        let label = "in no zone";
+        let help = "ends in no zone are open anyway: name a zone at an end that the rule speaks for, \
+                    check `side`, or take the rule out";
+        reader.warn("bulkhead::idle-rule", span, message, label, help);
+    }
+}

@@ -1,0 +1,261 @@
+//! `[zone.NAME]`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::{DeString, DeTable};
+
+use super::ZoneAst;
+use crate::model::{CgroupPattern, Mode, PatternError, Posture, Zone};
+use crate::prefix::{Prefix, from_ip};
+use crate::reader::{Reader, Text, Value};
+
+const KEYS: [&str; 7] = ["description", "cidrs", "except", "cgroups", "mode", "default", "isolated"];
+
+/// Selectors of the language that this build has no part for.
+const UNSUPPORTED: [(&str, &str); 3] =
+    [("pods", "Kubernetes support"), ("virtual", "Kubernetes support"), ("names", "name resolution")];
+
+/// Names of selectors that no zone may have.
+pub(crate) const BUILT_IN: [&str; 3] = ["any", "world", "node"];
+
+const MAX_NAME: usize = 63;
+
+pub(super) fn read(reader: &mut Reader, name: &Spanned<DeString<'_>>, body: &Value<'_>) -> Option<ZoneAst> {
+    let span = name.span();
+    let text = name.get_ref().to_string();
+    check_name(reader, &Text { text: text.clone(), span: span.clone() });
+    let table = reader.table(body, "a zone")?;
+    let known: Vec<&str> = KEYS.into_iter().chain(UNSUPPORTED.map(|(key, _)| key)).collect();
+    reader.check_keys(table, &known, "a zone");
+    let unsupported = refuse_unsupported(reader, table);
+
+    let mut zone = Zone { location: reader.location(span.start), ..Zone::new(&text) };
+    if let Some(value) = table.get("description") {
+        zone.description = reader.string(value, "`description`").map(|text| text.text);
+    }
+    let cidrs = prefixes(reader, table, "cidrs");
+    let except = prefixes(reader, table, "except");
+    check_except(reader, table, &cidrs, &except);
+    zone.cidrs = cidrs.into_iter().map(|(prefix, _)| prefix).collect();
+    zone.except = except.into_iter().map(|(prefix, _)| prefix).collect();
+    zone.cgroups = patterns(reader, table);
+    if let Some(value) = table.get("mode") {
+        let words = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
+        zone.mode = reader.word(value, "`mode`", &words, "bulkhead::bad-mode").unwrap_or_default();
+    }
+    if let Some(value) = table.get("isolated") {
+        zone.isolated = reader.boolean(value, "`isolated`").unwrap_or_default();
+    }
+    if let Some(value) = table.get("default") {
+        read_default(reader, value, &mut zone);
+    }
+    if !unsupported && table.get("cidrs").is_none() && table.get("cgroups").is_none() {
+        let help = "give it `cidrs` or `cgroups`; a selector that matches nothing at the moment is fine";
+        let message = format!("zone `{text}` selects nothing");
+        reader.error("bulkhead::zone-without-selector", span.clone(), message, "no selector", help);
+    }
+    Some(ZoneAst { zone: Arc::new(zone), span })
+}
+
+fn check_name(reader: &mut Reader, name: &Text) {
+    let Text { text, span } = name;
+    if BUILT_IN.contains(&text.as_str()) {
+        let message = format!("`{text}` is built in and cannot be a zone");
+        let help = "choose another name; rules may use the built-in one as it is";
+        return reader.error("bulkhead::built-in-zone", span.clone(), message, "built in", help);
+    }
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(byte);
+    let outer = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let valid = text.len() <= MAX_NAME && text.as_bytes().iter().all(inner);
+    if !(valid && text.as_bytes().first().is_some_and(outer)) {
+        let message = format!("`{text}` cannot be the name of a zone");
+        let help = format!(
+            "a name begins with a-z or 0-9, goes on with those or `-`, `_`, `.`, and has at most {MAX_NAME} characters"
+        );
+        reader.error("bulkhead::zone-name", span.clone(), message, "not a name", help);
+    }
+}
+
+fn refuse_unsupported(reader: &mut Reader, table: &DeTable<'_>) -> bool {
+    let mut found = false;
+    for (key, part) in UNSUPPORTED {
+        if let Some((at, _)) = table.get_key_value(key) {
+            found = true;
+            let message = format!("`{key}` needs {part}, which this build does not have");
+            let help = "select by `cidrs` or `cgroups`, or use a build that has it";
+            reader.error("bulkhead::unsupported", at.span(), message, "not in this build", help);
+        }
+    }
+    found
+}
+
+fn read_default(reader: &mut Reader, value: &Value<'_>, zone: &mut Zone) {
+    let Some(table) = reader.table(value, "`default`") else { return };
+    reader.check_keys(table, &["ingress", "egress"], "`default`");
+    if table.is_empty() {
+        let help =
+            "write `default = { ingress = \"allow\" }`, or leave it out: zones isolate both directions";
+        let message = "`default` must not be empty";
+        reader.error("bulkhead::empty-table", value.span(), message, "nothing in it", help);
+    }
+    let words = [("isolate", Posture::Isolate), ("allow", Posture::Allow)];
+    for (key, posture) in [("ingress", &mut zone.ingress), ("egress", &mut zone.egress)] {
+        if let Some(value) = table.get(key) {
+            let what = format!("`default.{key}`");
+            *posture = reader.word(value, &what, &words, "bulkhead::bad-default").unwrap_or_default();
+        }
+    }
+}
+
+fn prefixes(reader: &mut Reader, table: &DeTable<'_>, key: &str) -> Vec<(Prefix, Text)> {
+    let Some(value) = table.get(key) else { return Vec::new() };
+    let mut found: Vec<(Prefix, Text)> = Vec::new();
+    for text in reader.strings(value, &format!("`{key}`")) {
+        if let Some(prefix) = prefix(reader, &text) {
+            found.push((prefix, text));
+        }
+    }
+    // Written differently, the same all the same.
+    let mut by_prefix: Vec<&(Prefix, Text)> = found.iter().collect();
+    by_prefix.sort_by_key(|(prefix, text)| (*prefix, text.span.start));
+    for (first, second) in by_prefix.iter().zip(by_prefix.iter().skip(1)).filter(|(a, b)| a.0 == b.0) {
+        let message = format!("`{}` stands twice in `{key}`", second.0);
+        let diagnostic = crate::diagnostic::Diagnostic::error(
+            "bulkhead::duplicate-entry",
+            &reader.source,
+            second.1.span.clone(),
+            message,
+            "the second time",
+        );
+        let diagnostic = diagnostic.also(first.1.span.clone(), "the first time");
+        reader.diagnostics.push(diagnostic.help("take one of them out"));
+    }
+    found
+}
+
+fn prefix(reader: &mut Reader, text: &Text) -> Option<Prefix> {
+    let Text { text, span } = text;
+    let span = span.clone();
+    let Ok(net) = text.parse::<IpNet>() else {
+        let (label, help) = explain_prefix(text);
+        reader.error("bulkhead::bad-prefix", span, format!("`{text}` is not a prefix"), label, help);
+        return None;
+    };
+    if let IpNet::V6(v6) = net
+        && v6.prefix_len() >= 96
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+    {
+        let help = format!("write `{v4}/{}`", v6.prefix_len() - 96);
+        let message = format!("`{text}` is IPv4 written as IPv6");
+        reader.error("bulkhead::mapped-prefix", span, message, "an IPv4-mapped address", help);
+        return None;
+    }
+    if net.trunc() != net {
+        let help = format!(
+            "the network is `{}`; one address is `{}/{}`",
+            net.trunc(),
+            net.addr(),
+            net.max_prefix_len()
+        );
+        let message = format!("`{text}` has bits set behind its length");
+        reader.error("bulkhead::host-bits", span, message, "host bits set", help);
+        return None;
+    }
+    let v4_bits = if net.addr().is_ipv4() { 96 } else { 0 };
+    Some(Prefix::new(from_ip(net.addr()), v4_bits + net.prefix_len()))
+}
+
+fn explain_prefix(text: &str) -> (&'static str, String) {
+    let (addr, len) = match text.split_once('/') {
+        Some((addr, len)) => (addr, Some(len)),
+        None => (text, None),
+    };
+    match (addr.parse::<IpAddr>(), len) {
+        (Ok(addr), None) => {
+            let bits = if addr.is_ipv4() { 32 } else { 128 };
+            ("no length", format!("one address is `{addr}/{bits}`"))
+        }
+        (Ok(addr), Some(_)) => {
+            let bits = if addr.is_ipv4() { 32 } else { 128 };
+            ("bad length", format!("behind the slash stands a number from 0 to {bits}"))
+        }
+        (Err(_), _) => {
+            ("bad address", "write an address and a length, as in `10.20.1.0/24` or `fd00:20:1::/64`".into())
+        }
+    }
+}
+
+fn check_except(
+    reader: &mut Reader,
+    table: &DeTable<'_>,
+    cidrs: &[(Prefix, Text)],
+    except: &[(Prefix, Text)],
+) {
+    let Some((key, _)) = table.get_key_value("except") else { return };
+    if table.get("cidrs").is_none() {
+        let help = "`except` takes addresses out of `cidrs`: give the zone `cidrs`, or leave `except` out";
+        let message = "`except` without `cidrs`";
+        return reader.error(
+            "bulkhead::except-without-cidrs",
+            key.span(),
+            message,
+            "nothing to except from",
+            help,
+        );
+    }
+    for (prefix, text) in except {
+        if !cidrs.is_empty() && !cidrs.iter().any(|(cidr, _)| cidr.overlaps(prefix)) {
+            let message = format!("`{}` is not in the zone's `cidrs`", text.text);
+            let help = "leave it out, or correct the prefix: what is not in a zone need not be excepted";
+            reader.error("bulkhead::except-outside", text.span.clone(), message, "takes nothing out", help);
+        }
+        if let Some((cidr, _)) = cidrs.iter().find(|(cidr, _)| prefix.covers_prefix(cidr)) {
+            let message = format!("`{}` takes all of `{cidr}` out of the zone", text.text);
+            let help = format!("leave `{cidr}` out of `cidrs`, or except a part of it");
+            reader.warn("bulkhead::except-all", text.span.clone(), message, "takes all of it out", help);
+        }
+    }
+}
+
+fn patterns(reader: &mut Reader, table: &DeTable<'_>) -> Vec<CgroupPattern> {
+    let Some(value) = table.get("cgroups") else { return Vec::new() };
+    let mut found = Vec::new();
+    for Text { text, span } in reader.strings(value, "`cgroups`") {
+        let error = match CgroupPattern::new(&text) {
+            Ok(pattern) => {
+                found.push(pattern);
+                continue;
+            }
+            Err(error) => error,
+        };
+        let trimmed = text.trim_matches('/');
+        let (code, help) = match error {
+            PatternError::Absolute if trimmed.is_empty() => {
+                ("bulkhead::bad-cgroup", "write `**` for every cgroup".to_string())
+            }
+            PatternError::Absolute => {
+                ("bulkhead::bad-cgroup", format!("write it as it is below the root: `{trimmed}`"))
+            }
+            PatternError::Empty => ("bulkhead::bad-cgroup", "write `**` for every cgroup".to_string()),
+            PatternError::EmptyLevel => {
+                ("bulkhead::bad-cgroup", "write one slash between levels and none at the end".to_string())
+            }
+            PatternError::Escaping => {
+                ("bulkhead::bad-cgroup", "write the path from the cgroup root on, level by level".to_string())
+            }
+            PatternError::DoubleStar => (
+                "bulkhead::bad-pattern",
+                "write `*` within a level, or `**` alone between slashes, as in `**/payload`".to_string(),
+            ),
+            PatternError::Unsupported(_) => (
+                "bulkhead::bad-pattern",
+                "the wildcards are `*` within a level and `**` across levels".to_string(),
+            ),
+        };
+        reader.error(code, span, error.to_string(), "in this path", help);
+    }
+    found
+}

@@ -1,0 +1,164 @@
+//! All files together: what one file says and another contradicts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bulkhead_abi::Tls;
+
+use crate::ast::{FileAst, RuleAst, ZoneAst};
+use crate::diagnostic::Diagnostic;
+use crate::model::{Model, Ports, Rule, Selector, tls_name};
+use crate::source::Source;
+use crate::suggest::closest;
+
+/// How many zones a hint lists.
+const LISTED: usize = 12;
+
+/// The model, and everything that is wrong with it. The model is of use only if nothing is.
+pub(crate) fn check(files: &[Arc<FileAst>]) -> (Model, Vec<Diagnostic>) {
+    let mut diagnostics: Vec<Diagnostic> = files.iter().flat_map(|file| file.diagnostics.clone()).collect();
+    let zones = zones(files, &mut diagnostics);
+    rule_names(files, &mut diagnostics);
+    // What a broken file defines is not known, so nothing can be called unknown.
+    if !files.iter().any(|file| file.broken) {
+        unknown_zones(files, &zones, &mut diagnostics);
+    }
+    conflicting_levels(files, &mut diagnostics);
+    let rules = files.iter().flat_map(|file| &file.rules).map(|rule| Arc::clone(&rule.rule)).collect();
+    let zones = zones.values().map(|(_, zone)| Arc::clone(&zone.zone)).collect();
+    (Model::new(zones, rules), diagnostics)
+}
+
+type Zones<'a> = HashMap<&'a str, (&'a Arc<Source>, &'a ZoneAst)>;
+
+fn zones<'a>(files: &'a [Arc<FileAst>], diagnostics: &mut Vec<Diagnostic>) -> Zones<'a> {
+    let mut zones: Zones<'a> = HashMap::new();
+    for file in files {
+        for zone in &file.zones {
+            let name = &*zone.zone.name;
+            match zones.get(name) {
+                Some((_, first)) => {
+                    let message = format!("zone `{name}` is defined twice");
+                    let span = zone.span.clone();
+                    let diagnostic = Diagnostic::error(
+                        "bulkhead::duplicate-zone",
+                        &file.source,
+                        span,
+                        message,
+                        "the second time",
+                    );
+                    let place = &first.zone.location;
+                    diagnostics.push(
+                        diagnostic.help(format!("it is defined in {place}: join the two, or rename one")),
+                    );
+                }
+                None => _ = zones.insert(name, (&file.source, zone)),
+            }
+        }
+    }
+    zones
+}
+
+fn rule_names(files: &[Arc<FileAst>], diagnostics: &mut Vec<Diagnostic>) {
+    let mut names: HashMap<&str, &Rule> = HashMap::new();
+    for (file, rule) in rules(files) {
+        let Some(name) = &rule.name else { continue };
+        match names.get(name.text.as_str()) {
+            Some(first) => {
+                let message = format!("two rules are named `{}`", name.text);
+                let span = name.span.clone();
+                let diagnostic = Diagnostic::error(
+                    "bulkhead::duplicate-rule",
+                    &file.source,
+                    span,
+                    message,
+                    "the second one",
+                );
+                let help =
+                    format!("the first is in {}: rename one, so that verdicts can name it", first.location);
+                diagnostics.push(diagnostic.help(help));
+            }
+            None => _ = names.insert(&name.text, &rule.rule),
+        }
+    }
+}
+
+fn unknown_zones(files: &[Arc<FileAst>], zones: &Zones<'_>, diagnostics: &mut Vec<Diagnostic>) {
+    for (file, rule) in rules(files) {
+        for name in rule.zones.iter().filter(|name| !zones.contains_key(name.text.as_str())) {
+            let help = suggest_zone(&name.text, zones.keys().copied());
+            let message = format!("unknown zone `{}`", name.text);
+            let span = name.span.clone();
+            let diagnostic = Diagnostic::error(
+                "bulkhead::unknown-zone",
+                &file.source,
+                span,
+                message,
+                "no zone of this name",
+            );
+            diagnostics.push(diagnostic.help(help));
+        }
+    }
+}
+
+/// What to write instead of a zone that is not there.
+pub(crate) fn suggest_zone<'a>(name: &str, zones: impl Iterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = zones.collect();
+    known.sort_unstable();
+    let built_in = ["any", "world", "node"];
+    if let Some(near) = closest(name, known.iter().copied().chain(built_in)) {
+        return format!("did you mean `{near}`?");
+    }
+    match known.len() {
+        0 => format!("define it with `[zone.{name}]`, or use any, world or node"),
+        1..=LISTED => format!("there are {}; define it with `[zone.{name}]`", known.join(", ")),
+        more => format!("none of the {more} zones has a name like it; define it with `[zone.{name}]`"),
+    }
+}
+
+/// The proxy can do one thing with a flow: levels that ask it for different ones exclude each other.
+fn conflicting_levels(files: &[Arc<FileAst>], diagnostics: &mut Vec<Diagnostic>) {
+    let proxied: Vec<(&FileAst, &RuleAst, Tls)> = rules(files)
+        .filter_map(|(file, rule)| {
+            let (level, _) = rule.tls.as_ref().filter(|(level, _)| *level >= Tls::Mutual)?;
+            Some((file, rule, *level))
+        })
+        .collect();
+    for (at, (file, rule, level)) in proxied.iter().enumerate() {
+        let other =
+            proxied.iter().take(at).find(|(_, other, l)| l != level && overlap(&rule.rule, &other.rule));
+        let (Some((_, other, other_level)), Some((_, span))) = (other, &rule.tls) else { continue };
+        let (this, that) = (tls_name(*level), tls_name(*other_level));
+        let message = format!("`tls = \"{this}\"` and `\"{that}\"` exclude each other on the same flow");
+        let diagnostic = Diagnostic::error(
+            "bulkhead::tls-conflict",
+            &file.source,
+            span.clone(),
+            message,
+            "the second level",
+        );
+        let help = format!(
+            "{} allows the same flows with the other level: part the two by zones or ports",
+            other.rule.location
+        );
+        diagnostics.push(diagnostic.help(help));
+    }
+}
+
+/// Whether some flow may match both, as far as names tell.
+fn overlap(a: &Rule, b: &Rule) -> bool {
+    let meet = |a: &[Selector], b: &[Selector]| {
+        a.contains(&Selector::Any)
+            || b.contains(&Selector::Any)
+            || a.iter().any(|selector| b.contains(selector))
+    };
+    let ports = match (&a.ports, &b.ports) {
+        (Ports::Only(a), Ports::Only(b)) => a.iter().any(|x| b.iter().any(|y| x.overlaps(y))),
+        _ => true,
+    };
+    ports && meet(&a.from, &b.from) && meet(&a.to, &b.to)
+}
+
+fn rules<'a>(files: &'a [Arc<FileAst>]) -> impl Iterator<Item = (&'a FileAst, &'a RuleAst)> {
+    files.iter().flat_map(|file| file.rules.iter().map(move |rule| (&**file, rule)))
+}

@@ -1,0 +1,98 @@
+//! Every kind of broken zone file shows its diagnostic; `tests/broken` has one file for each kind.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+
+use bulkhead_policy::diagnostic::Severity;
+use bulkhead_policy::{Capabilities, Diagnostics, Source, Sources, load};
+
+#[test]
+fn broken_files_show_their_diagnostics() {
+    let files = broken_files();
+    assert!(files.len() >= 25, "{} files", files.len());
+    for path in files {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let shown = diagnostics([(path.file_name().unwrap().into(), std::fs::read(&path).unwrap())]);
+        assert!(!shown.is_empty(), "{name} shows nothing");
+        assert_eq!(shown.errors() == 0, name == "warnings", "{name}");
+        insta::assert_snapshot!(name, shown.render(false));
+    }
+}
+
+#[test]
+fn every_diagnostic_says_what_to_do() {
+    for path in broken_files() {
+        for diagnostic in &diagnostics([(path.clone(), std::fs::read(&path).unwrap())]) {
+            assert!(diagnostic.help.as_ref().is_some_and(|help| !help.is_empty()), "{diagnostic}");
+            assert!(diagnostic.code.starts_with("bulkhead::"), "{diagnostic}");
+            assert!(diagnostic.line > 0 && diagnostic.column > 0, "{diagnostic}");
+        }
+    }
+}
+
+#[test]
+fn mistakes_between_files_name_the_other_file() {
+    let a =
+        "[zone.web]\ncidrs = [\"10.20.1.0/24\"]\n\n[[allow]]\nname = \"out\"\nfrom = \"web\"\nto = \"db\"\n";
+    let b = "[zone.web]\ncgroups = [\"web\"]\n\n[[allow]]\nname = \"out\"\nfrom = \"web\"\nto = \"world\"\n";
+    let shown = diagnostics([("a.toml".into(), a.into()), ("b.toml".into(), b.into())]);
+    insta::assert_snapshot!("two-files", shown.render(false));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_hides_no_zone_from_the_others() {
+    let a = "[zone.web]\ncidrs = [\"10.20.1.0/24\"]\n[[allow]]\nfrom = \"web\"\nto = \"db\"\n";
+    let shown = diagnostics([("a.toml".into(), a.into()), ("b.toml".into(), "[zone.db".into())]);
+    let codes: Vec<_> = shown.iter().map(|diagnostic| diagnostic.code).collect();
+    assert!(codes.iter().all(|code| *code == "bulkhead::syntax"), "{codes:?}");
+}
+
+#[test]
+fn machines_read_json() {
+    let path = broken_folder().join("unknown-zone.toml");
+    let shown = diagnostics([("unknown-zone.toml".into(), std::fs::read(path).unwrap())]);
+    let json = shown.to_json();
+    let first = &json[0];
+    assert_eq!(first["code"], "bulkhead::unknown-zone");
+    assert_eq!(first["severity"], "error");
+    assert_eq!((first["line"].as_u64(), first["column"].as_u64()), (Some(8), Some(9)));
+    assert_eq!(first["path"], "unknown-zone.toml");
+    assert_eq!(first["help"], "did you mean `web`?");
+    assert_eq!(first["labels"][0]["span"]["end"], 95);
+}
+
+#[test]
+fn warnings_do_not_refuse_a_policy() {
+    let text = std::fs::read(broken_folder().join("warnings.toml")).unwrap();
+    let sources = Sources::new([Source::new("warnings.toml", text)]);
+    let loaded = load(&sources, &Capabilities::this_build()).unwrap();
+    assert_eq!(loaded.model.rules().len(), 3);
+    assert_eq!(loaded.warnings.len(), 3);
+    assert!(loaded.warnings.iter().all(|warning| warning.severity == Severity::Warning));
+}
+
+#[test]
+fn colour_is_a_choice() {
+    let shown = diagnostics([("x.toml".into(), b"x = 1".to_vec())]);
+    assert!(shown.render(true).contains('\u{1b}') && !shown.render(false).contains('\u{1b}'));
+}
+
+/// The mistakes of a policy of these files; its warnings, if it has no error.
+fn diagnostics(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Diagnostics {
+    let sources = Sources::new(files.into_iter().map(|(path, bytes)| Source::new(path, bytes)));
+    match load(&sources, &Capabilities::this_build()) {
+        Ok(loaded) => loaded.warnings,
+        Err(diagnostics) => diagnostics,
+    }
+}
+
+fn broken_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/broken")
+}
+
+fn broken_files() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(broken_folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
