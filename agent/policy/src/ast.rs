@@ -13,7 +13,10 @@ use crate::reader::{Reader, Text};
 use crate::source::Source;
 
 mod rule;
+mod syntax;
 mod zone;
+
+pub(crate) use syntax::document;
 
 /// What a file says.
 #[derive(Debug)]
@@ -80,36 +83,8 @@ impl FileAst {
         for (key, action) in rule::ACTIONS {
             let Some(list) = table.get(key) else { continue };
             for (span, body) in reader.tables(list, key) {
-                self.rules.extend(rule::read(reader, action, span, body, capabilities));
+                self.rules.push(rule::read(reader, action, span, body, capabilities));
             }
         }
     }
-}
-
-/// The file as TOML; every mistake of syntax at once.
-pub(crate) fn document<'i>(reader: &mut Reader, source: &'i Source) -> Option<DeTable<'i>> {
-    if let Some(at) = source.invalid() {
-        let help = "save the file as UTF-8";
-        reader.error(
-            "bulkhead::not-utf8",
-            at..at + '\u{fffd}'.len_utf8(),
-            "the file is not UTF-8",
-            "here",
-            help,
-        );
-        return None;
-    }
-    let (table, errors) = DeTable::parse_recoverable(source.text());
-    let broken = !errors.is_empty();
-    for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        let duplicate = error.message().contains("duplicate key");
-        let (code, help) = if duplicate {
-            ("bulkhead::duplicate-key", "a key or table of a name is written once: join the two")
-        } else {
-            ("bulkhead::syntax", "the file must be TOML: see the line at the caret, and the one before it")
-        };
-        reader.error(code, span, format!("not valid TOML: {}", error.message()), "here", help);
-    }
-    (!broken).then(|| table.into_inner())
 }

@@ -13,6 +13,8 @@ mod ast;
 mod check;
 pub mod compile;
 pub mod diagnostic;
+pub mod expect;
+pub mod explain;
 pub mod image;
 pub mod load;
 pub mod model;
@@ -28,6 +30,7 @@ pub mod testing;
 
 pub use compile::{CompileError, Compiler, compile};
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use explain::{Explanation, explain};
 pub use image::{Image, ImageDiff};
 pub use load::{Capabilities, Loaded, Loader, load};
 pub use model::{Endpoint, Facts, Flow, Model, Rule, Zone};

@@ -31,6 +31,15 @@ impl Decision {
     pub fn verdict(&self) -> Verdict {
         self.egress.verdict.max(self.ingress.verdict)
     }
+
+    /// The rules, if any, of the sides whose verdict is the flow's.
+    pub fn deciding(&self) -> impl Iterator<Item = &RuleRef> {
+        let verdict = self.verdict();
+        [&self.egress, &self.ingress]
+            .into_iter()
+            .filter(move |side| side.verdict == verdict)
+            .filter_map(|side| side.rule.as_ref())
+    }
 }
 
 /// What one side says of a flow.

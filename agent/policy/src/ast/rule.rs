@@ -20,13 +20,14 @@ const KEYS: [&str; 7] = ["name", "from", "to", "ports", "side", "tls", "http"];
 /// Every level, by its word.
 const LEVELS: [Tls; 6] = [Tls::Off, Tls::Report, Tls::Require, Tls::Mutual, Tls::Terminate, Tls::Originate];
 
+/// Reads a rule. What is wrong with it leaves a gap in it, and an error, so it is never used so.
 pub(super) fn read(
     reader: &mut Reader,
     action: Action,
     span: Range<usize>,
     table: &DeTable<'_>,
     capabilities: &Capabilities,
-) -> Option<RuleAst> {
+) -> RuleAst {
     let noun = format!("`[[{}]]`", action.as_str());
     reader.check_keys(table, &KEYS, &noun);
     if let Some((key, _)) = table.get_key_value("http") {
@@ -42,10 +43,10 @@ pub(super) fn read(
     let from = ends(reader, table, "from", &noun, &span);
     let to = ends(reader, table, "to", &noun, &span);
     let ports = match table.get("ports") {
-        None => Some(Ports::All),
+        None => Ports::All,
         Some(value) => {
             let texts = reader.strings(value, "`ports`");
-            port_list(reader, &texts).map(Ports::Only)
+            Ports::Only(port_list(reader, &texts))
         }
     };
     let mut sides = Sides::Both;
@@ -53,8 +54,7 @@ pub(super) fn read(
         let words = [("egress", Sides::Egress), ("ingress", Sides::Ingress), ("both", Sides::Both)];
         sides = reader.word(value, "`side`", &words, "bulkhead::bad-side").unwrap_or_default();
     }
-    let tls = level(reader, table, action, ports.as_ref(), capabilities);
-    let (from, to, ports) = (from?, to?, ports?);
+    let tls = level(reader, table, action, &ports, capabilities);
     let selectors =
         |texts: &[Text]| -> Vec<Selector> { texts.iter().map(|text| Selector::named(&text.text)).collect() };
     let rule = Rule {
@@ -71,22 +71,16 @@ pub(super) fn read(
     warn_if_idle(reader, &rule, &from, &to);
     let zones =
         from.into_iter().chain(to).filter(|text| matches!(Selector::named(&text.text), Selector::Zone(_)));
-    Some(RuleAst { zones: zones.collect(), rule: Arc::new(rule), name, tls })
+    RuleAst { zones: zones.collect(), rule: Arc::new(rule), name, tls }
 }
 
-/// The names of one end. `None` if the rule cannot be used.
-fn ends(
-    reader: &mut Reader,
-    table: &DeTable<'_>,
-    key: &str,
-    noun: &str,
-    span: &Range<usize>,
-) -> Option<Vec<Text>> {
+/// The names of one end.
+fn ends(reader: &mut Reader, table: &DeTable<'_>, key: &str, noun: &str, span: &Range<usize>) -> Vec<Text> {
     let Some(value) = table.get(key) else {
         let message = format!("{noun} needs `{key}`");
         let help = format!("write `{key} = \"any\"` if everyone is meant");
         reader.error("bulkhead::missing-key", span.clone(), message, format!("no `{key}`"), help);
-        return None;
+        return Vec::new();
     };
     let names = reader.string_or_list(value, &format!("`{key}`"));
     if let Some(any) = names.iter().find(|name| name.text == "any").filter(|_| names.len() > 1) {
@@ -94,29 +88,27 @@ fn ends(
         let message = format!("`any` makes the other entries of `{key}` idle");
         reader.warn("bulkhead::idle-entry", any.span.clone(), message, "everyone already", help);
     }
-    (!names.is_empty()).then_some(names)
+    names
 }
 
-fn port_list(reader: &mut Reader, texts: &[Text]) -> Option<Vec<PortMatch>> {
+fn port_list(reader: &mut Reader, texts: &[Text]) -> Vec<PortMatch> {
     let mut found = Vec::new();
-    let mut failed = texts.is_empty();
     for Text { text, span } in texts {
         match ports::parse(text) {
             Ok(matches) => found.extend(matches),
             Err(error) => {
-                failed = true;
                 reader.error("bulkhead::bad-port", span.clone(), error.message, "not understood", error.help);
             }
         }
     }
-    (!failed).then_some(found)
+    found
 }
 
 fn level(
     reader: &mut Reader,
     table: &DeTable<'_>,
     action: Action,
-    ports: Option<&Ports>,
+    ports: &Ports,
     capabilities: &Capabilities,
 ) -> Option<(Tls, Range<usize>)> {
     let (key, value) = table.get_key_value("tls")?;
@@ -138,11 +130,13 @@ fn level(
         Ports::All => false,
         Ports::Only(list) => list.iter().all(|ports| ports.protocol == Protocol::TCP),
     };
-    if level >= Tls::Mutual && ports.is_some_and(|ports| !tcp_only(ports)) {
+    if level >= Tls::Mutual && !tcp_only(ports) {
         let message = format!("`tls = \"{}\"` works on TCP only", tls_name(level));
         let help = match ports {
-            Some(Ports::All) => "give the rule `ports`: without it covers every protocol",
-            _ => "make two rules: one with the `tcp/…` ports and this level, one with the others",
+            Ports::All => "give the rule `ports`: without it covers every protocol",
+            Ports::Only(_) => {
+                "make two rules: one with the `tcp/…` ports and this level, one with the others"
+            }
         };
         reader.error("bulkhead::tls-needs-tcp", value.span(), message, "this rule covers more", help);
     }
