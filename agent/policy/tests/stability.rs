@@ -117,7 +117,7 @@ fn image(case: &Case) -> Image {
 }
 
 const A: &str = "[zone.web]\ncidrs = [\"10.0.1.0/24\"]\n[zone.db]\ncidrs = [\"10.0.2.0/24\"]\n";
-const B: &str = "[zone.api]\ncgroups = [\"api\"]\n";
+const B: &str = "[zone.api]\ncidrs = [\"10.0.3.0/24\"]\n";
 const R: &str = "[[allow]]\nfrom = \"web\"\nto = \"api\"\nports = [\"tcp/80\"]\n\
                  [[allow]]\nfrom = \"api\"\nto = \"db\"\nports = [\"tcp/81\"]\n";
 
@@ -191,7 +191,7 @@ fn a_policy_that_does_not_fit_is_refused_with_the_limit() {
     let model = Model::new(zones, Vec::new());
     // Six hundred cgroups that could come make no unions in advance; those that are there must.
     assert!(compile(&model, &Facts::default(), &mut Numbers::default()).unwrap().unions.is_empty());
-    let cgroups = (600..1200).map(|n| (u64::from(n), format!("c{n}"))).collect();
+    let cgroups = (600..1200u32).map(|n| (u64::from(n), format!("c{n}"))).collect();
     let facts = Facts { cgroups, ..Facts::default() };
     let error = compile(&model, &facts, &mut Numbers::default()).unwrap_err().to_string();
     assert!(error.contains("360000") && error.contains("262144"), "{error}");
