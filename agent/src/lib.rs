@@ -9,7 +9,8 @@ pub mod cgroups;
 pub mod config;
 pub mod control;
 pub mod daemon;
-pub mod datapath;
+pub mod events;
+pub mod explain;
 pub mod instance;
 pub mod log;
 pub mod metrics;
@@ -17,3 +18,5 @@ pub mod privilege;
 pub mod readiness;
 pub mod systemd;
 pub mod watch;
+
+pub use bulkhead_datapath as datapath;

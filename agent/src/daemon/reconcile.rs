@@ -172,6 +172,11 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
         }
     }
 
+    /// The folder could not be loaded: shows it, and changes nothing.
+    pub fn refuse(&mut self, refusal: &Refusal) -> Outcome {
+        self.failed(refusal)
+    }
+
     /// Cgroups came or went, or this host's addresses changed: the same policy with other facts.
     pub fn observe(&mut self, facts: Facts) -> Outcome {
         if *self.facts == facts {

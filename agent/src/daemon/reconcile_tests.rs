@@ -28,7 +28,8 @@ impl Kernel for FakeKernel {
         }
         self.commits += 1;
         self.generation += 1;
-        Ok(Commit { generation: self.generation, changed: true, ..Commit::default() })
+        let (stage, total) = (Duration::from_millis(1), Duration::from_millis(2));
+        Ok(Commit { generation: self.generation, changed: true, written: 1, removed: 0, stage, total })
     }
 
     fn set_workloads(&mut self, _: &Image) -> Result<usize, Self::Error> {

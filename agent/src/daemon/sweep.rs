@@ -7,6 +7,9 @@ use std::sync::Arc;
 use bulkhead_abi::{Addr, Event, Reason};
 use bulkhead_policy::Image;
 
+use crate::datapath::Reader;
+use crate::instance::Instance;
+
 /// Works on sockets.
 pub trait Sweeper: Send {
     /// Looks at the sockets that were there before enforcement: what `image` allows is adopted, so that
@@ -22,6 +25,11 @@ pub trait Sweeper: Send {
     fn locals(&mut self) -> Option<BTreeMap<Addr, u64>>;
     /// Live flows that were ended so far, by reason.
     fn ended(&self) -> Vec<(Reason, u64)>;
+}
+
+/// The sweeper of this build.
+pub(super) fn sweeper(_reader: &Reader, _instance: &Instance) -> Box<dyn Sweeper> {
+    Box::new(NoSweeper)
 }
 
 /// A sweeper that does nothing.

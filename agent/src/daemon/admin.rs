@@ -1,0 +1,249 @@
+//! Answers: to other commands on the control socket, to scrapers and probes over HTTP.
+//!
+//! On a thread and a runtime of its own, reading maps and snapshots: however slow somebody asks, the
+//! reconciler does not wait.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use bulkhead_abi::names::Loss;
+use bulkhead_abi::tables::FailsafeKey;
+use bulkhead_abi::{Counter, CounterKey, Identity, Reason};
+use tokio::sync::{mpsc, oneshot};
+
+use super::RunError;
+use super::snapshot::Shared;
+use crate::config::Config;
+use crate::control::protocol::{Explanation, FlowFilter, Question, Reply, Request};
+use crate::control::server::Answers;
+use crate::datapath::{MapUsage, ProgramStats, Reader};
+use crate::explain::Case;
+use crate::instance::Instance;
+use crate::metrics::http::Pages;
+use crate::metrics::kernel::Rows;
+use crate::metrics::{Metrics, Source};
+
+/// A loop whose pulse is older than this is taken for dead.
+const PULSE: Duration = Duration::from_secs(30);
+
+/// What the reconciler is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Read the policy folder now; the answer is what came of it, or why it failed.
+    Reload(oneshot::Sender<Result<(), String>>),
+    /// Stop; answered at once.
+    Stop(oneshot::Sender<()>),
+}
+
+/// Everything that an answer may need.
+#[derive(Debug)]
+pub struct Admin {
+    pub(super) shared: Arc<Shared>,
+    pub(super) reader: Reader,
+    pub(super) config: Config,
+    pub(super) instance: Instance,
+    pub(super) started: SystemTime,
+    pub(super) commands: mpsc::Sender<Command>,
+}
+
+/// Serves until the process ends.
+pub fn start(
+    admin: Arc<Admin>,
+    metrics: Metrics,
+    control: UnixListener,
+    http: Option<std::net::TcpListener>,
+    uid: u32,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            let pages = Arc::new(AgentPages { shared: Arc::clone(&admin.shared), metrics });
+            if let Some(listener) = http {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        tokio::spawn(crate::metrics::http::serve(listener, pages));
+                    }
+                    Err(error) => tracing::error!(%error, "the metrics are not served"),
+                }
+            }
+            if let Err(error) = crate::control::server::serve(control, uid, admin).await {
+                tracing::error!(%error, "the control socket is not served");
+            }
+            // The metrics go on.
+            std::future::pending::<()>().await;
+        });
+    })
+}
+
+/// Binds the metrics' address, so that a taken one is an error at start.
+pub fn bind_http(address: SocketAddr) -> Result<std::net::TcpListener, RunError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|source| RunError::Listen { address, source })
+}
+
+impl Answers for Admin {
+    fn answer(&self, request: Request) -> Result<Vec<Reply>, String> {
+        match request {
+            Request::Status => Ok(vec![Reply::Status(Box::new(self.status()))]),
+            Request::Zones => Ok(self.zones()?.into_iter().map(Reply::Zone).collect()),
+            Request::Flows(filter) => self.filtered_flows(&filter),
+            Request::Explain(question) => Ok(vec![Reply::Explanation(Box::new(self.explain(&question)?))]),
+            Request::Reload => {
+                let (answer, answered) = oneshot::channel();
+                self.command(Command::Reload(answer), answered)??;
+                Ok(vec![])
+            }
+            Request::Stop => {
+                let (answer, answered) = oneshot::channel();
+                self.command(Command::Stop(answer), answered)?;
+                Ok(vec![])
+            }
+        }
+    }
+}
+
+impl Admin {
+    fn command<T>(&self, command: Command, answered: oneshot::Receiver<T>) -> Result<T, String> {
+        let stopping = |_| "the agent is stopping".to_owned();
+        self.commands.blocking_send(command).map_err(|_| "the agent is stopping".to_owned())?;
+        answered.blocking_recv().map_err(stopping)
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, String> {
+        let snapshot = self.shared.snapshot();
+        let (Some(model), Some(image)) = (&snapshot.model, &snapshot.image) else {
+            return Err("the policy folder has not been loaded since the agent started, so only the kernel \
+                        knows the policy; see `bulkhead status`"
+                .to_owned());
+        };
+        let case = Case::new(model, &snapshot.facts, question).map_err(|error| error.to_string())?;
+        let mut explanation = case.explain();
+        match case.kernel_query(image) {
+            Some((from, to, protocol, port)) => {
+                let answer = self
+                    .reader
+                    .explain(&from, &to, protocol, port)
+                    .map_err(|error| format!("the kernel's tables cannot be read: {error}"))?;
+                let label = |identity: Identity| snapshot.labels.get(identity).to_string();
+                explanation.kernel = Some(case.kernel_view(&answer, image, label, &explanation.policy));
+            }
+            None => explanation.notes.push(
+                "nobody is in these zones alone at the moment, so the kernel's tables cannot be asked; \
+                 give an address"
+                    .to_owned(),
+            ),
+        }
+        explanation.notes.extend(self.notes(&explanation, snapshot.failure.is_some()));
+        Ok(explanation)
+    }
+
+    fn notes(&self, explanation: &Explanation, failing: bool) -> Vec<String> {
+        let mut notes = Vec::new();
+        let denied = explanation.policy.verdict == "deny";
+        if self.reader.audit() && denied {
+            notes.push("the whole node is in audit mode: the flow passes and is reported".to_owned());
+        }
+        let failsafe = |zone: &str, side: &str| {
+            zone == "node"
+                && self.config.failsafe.iter().any(|key| {
+                    super::views::side_name(key.side) == side
+                        && crate::config::display_failsafe(key) == explanation.port
+                })
+        };
+        if failsafe(&explanation.from.zone, "egress") || failsafe(&explanation.to.zone, "ingress") {
+            notes.push("it is a failsafe port of the node, which passes whatever the policy says".to_owned());
+        }
+        if failing {
+            notes.push("the policy folder as it is now has errors and is not what is enforced".to_owned());
+        }
+        notes
+    }
+
+    fn filtered_flows(&self, filter: &FlowFilter) -> Result<Vec<Reply>, String> {
+        let flows = self.flows()?;
+        Ok(flows
+            .into_iter()
+            .filter(|flow| super::views::matches(filter, flow))
+            .map(|flow| Reply::Flow(Box::new(flow)))
+            .collect())
+    }
+}
+
+/// The kernel's numbers with the policy's names.
+#[derive(Debug)]
+pub struct KernelSource {
+    /// The maps.
+    pub reader: Reader,
+    /// The names.
+    pub shared: Arc<Shared>,
+}
+
+impl Source for KernelSource {
+    fn generation(&self) -> u64 {
+        self.reader.generation()
+    }
+    fn audit(&self) -> bool {
+        self.reader.audit()
+    }
+    fn counters(&self) -> Rows<(CounterKey, Counter)> {
+        Ok(self.reader.counters()?)
+    }
+    fn losses(&self) -> Rows<(Loss, u64)> {
+        Ok(self.reader.losses()?)
+    }
+    fn usage(&self) -> Rows<MapUsage> {
+        Ok(self.reader.usage()?)
+    }
+    fn programs(&self) -> Rows<ProgramStats> {
+        Ok(self.reader.programs()?)
+    }
+    fn failsafe(&self) -> Rows<(FailsafeKey, u64)> {
+        Ok(self.reader.failsafe()?)
+    }
+    fn flows_ended(&self) -> Vec<(Reason, u64)> {
+        self.shared.ended()
+    }
+    fn label(&self, identity: Identity) -> Arc<str> {
+        self.shared.snapshot().labels.get(identity)
+    }
+}
+
+struct AgentPages {
+    shared: Arc<Shared>,
+    metrics: Metrics,
+}
+
+impl Pages for AgentPages {
+    fn metrics(&self) -> Result<Vec<u8>, String> {
+        self.metrics.text().map_err(|error| error.to_string())
+    }
+
+    fn health(&self) -> Result<String, String> {
+        for (name, pulse) in [("reconciler", &self.shared.reconciler), ("event loop", &self.shared.events)] {
+            if pulse.age() > PULSE {
+                return Err(format!("the {name} has not turned for {} s", pulse.age().as_secs()));
+            }
+        }
+        Ok("ok".to_owned())
+    }
+
+    fn readiness(&self) -> Result<String, String> {
+        let snapshot = self.shared.snapshot();
+        if !snapshot.enforcing {
+            return Err("no policy is enforced yet".to_owned());
+        }
+        let generation = snapshot.generation;
+        Ok(match snapshot.failure {
+            None => format!("generation {generation}"),
+            Some(_) => format!("generation {generation}; the last reload failed"),
+        })
+    }
+}

@@ -1,0 +1,194 @@
+//! Bringing everything up, in the order in which nothing is ever enforced half: the policy is read
+//! before the kernel is touched, the tables are filled before programs run over them, live connections
+//! are adopted before enforcement begins, and only then is anybody told that it has.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bulkhead_abi::Addr;
+use bulkhead_policy::{Compiler, Facts};
+use bulkhead_sys::netns::NetNs;
+use tokio::sync::mpsc;
+
+use super::RunError;
+use super::admin::{self, Admin, KernelSource};
+use super::folder::PolicyFolder;
+use super::life::Daemon;
+use super::reconcile::{Loaded, Outcome, Policies, Reconciler};
+use super::snapshot::Shared;
+use super::state::StateFile;
+use super::sweep;
+use super::watch_events::EventLoop;
+use crate::cgroups::CgroupFollower;
+use crate::config::{Config, Mode};
+use crate::datapath::{self, Datapath, Options};
+use crate::instance::Instance;
+use crate::metrics::Metrics;
+use crate::systemd::Notifier;
+use crate::watch::FolderWatch;
+
+/// Brings everything up. On error, what was not there before is taken away again.
+pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
+    let io = |what| move |source| RunError::Io { what, source };
+    let mount = bulkhead_sys::cgroup::mount_point()?;
+    let instance = Instance::new(&config, &mount)?;
+    let lock = instance.acquire()?;
+    announce(&config, &instance);
+    let http = config.metrics.map(admin::bind_http).transpose()?;
+
+    // Watched before it is read: a change in between is seen twice rather than never.
+    let watch = FolderWatch::new(&config.policies).map_err(io("watch the policy folder"))?;
+    let cgroups = CgroupFollower::new(&instance.cgroup_root).map_err(io("follow the cgroup tree"))?;
+    let loading = Instant::now();
+    let mut folder = PolicyFolder::new(&config.policies);
+    let policy = folder.load();
+    if let Err(refusal) = &policy
+        && !datapath::is_attached(&instance.pins)
+    {
+        return Err(RunError::Policy(refusal.text.trim_end().to_owned()));
+    }
+
+    bulkhead_sys::mount::ensure_bpffs()?;
+    let fresh = FreshPins::watch(&instance);
+    let (mut kernel, started) = Datapath::open(&Options {
+        pins: &instance.pins,
+        cgroup_root: &instance.cgroup_root,
+        audit: config.mode == Mode::Audit,
+        failsafe: &config.failsafe,
+        flow_capacity: config.flow_capacity,
+        object: config.object.as_deref(),
+    })?;
+    let (state, numbers, labels) = StateFile::open(&instance.state_path(), started.generation > 0)?;
+    let reader = kernel.reader();
+    let mut sweeper = sweep::sweeper(&reader, &instance);
+    kernel.set_locals(&sweeper.locals().unwrap_or_default())?;
+
+    let shared = Arc::new(Shared::default());
+    shared.update(|snapshot| {
+        snapshot.mode = config.mode;
+        snapshot.generation = started.generation;
+        snapshot.labels = Arc::new(labels.clone());
+    });
+    let source = KernelSource { reader: reader.clone(), shared: Arc::clone(&shared) };
+    let metrics = Metrics::new(Arc::new(source))?;
+    let facts = facts(&cgroups);
+    let mut reconciler = Reconciler::new(
+        kernel,
+        folder,
+        (state, Compiler::new(numbers), labels),
+        facts,
+        Arc::clone(&shared),
+        metrics.agent.clone(),
+    );
+    let outcome = match policy {
+        Ok(Loaded::New(model)) => reconciler.adopt(model, loading),
+        Ok(Loaded::Same) => Outcome::Unchanged,
+        Err(refusal) => reconciler.refuse(&refusal),
+    };
+    if outcome == Outcome::Failed && !started.running {
+        let failure = shared.snapshot().failure.clone();
+        return Err(RunError::Policy(failure.map(|failure| failure.text).unwrap_or_default()));
+    }
+    let attached = reconciler.kernel().attach()?;
+    if reader.adopting() {
+        if let Some(image) = reconciler.image() {
+            sweeper.adopt(image);
+        }
+        reconciler.kernel().begin_enforcement()?;
+    }
+    shared.update(|snapshot| {
+        snapshot.enforcing = true;
+        snapshot.generation = reader.generation();
+    });
+    fresh.keep();
+    tracing::info!(?attached, generation = reader.generation(), mode = config.mode.as_str(), "enforcing");
+
+    let events = reconciler.kernel().events()?;
+    let (locals, learned) = mpsc::unbounded_channel();
+    let event_loop =
+        EventLoop::start(events, sweeper, Arc::clone(&shared), locals).map_err(io("start the event loop"))?;
+    if let Some(image) = reconciler.image() {
+        event_loop.committed(image);
+    }
+    let control = crate::control::server::listen(&instance.control_path())?;
+    let (commands, requests) = mpsc::channel(16);
+    let uid = crate::privilege::user().map_err(io("learn the own user"))?;
+    let admin =
+        Admin { shared: Arc::clone(&shared), reader, config, instance, started: SystemTime::now(), commands };
+    admin::start(Arc::new(admin), metrics, control, http, uid).map_err(io("start the admin thread"))?;
+    Ok(Daemon {
+        _lock: lock,
+        reconciler,
+        watch,
+        cgroups,
+        event_loop,
+        learned,
+        requests,
+        shared,
+        notifier: Notifier::from_env(),
+    })
+}
+
+/// What is true of this host now.
+pub(super) fn facts(cgroups: &CgroupFollower) -> Facts {
+    Facts { cgroups: cgroups.cgroups().clone(), node_addresses: node_addresses() }
+}
+
+/// Addresses of the network namespace that the agent runs in: the node's own.
+fn node_addresses() -> BTreeSet<Addr> {
+    match NetNs::current().and_then(|namespace| namespace.addresses()) {
+        Ok(addresses) => addresses.into_iter().map(|address| address.addr).collect(),
+        Err(error) => {
+            // Without them the node's own addresses count as world, which rules treat no better.
+            tracing::warn!(%error, "this host's addresses cannot be read");
+            BTreeSet::new()
+        }
+    }
+}
+
+fn announce(config: &Config, instance: &Instance) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        instance = instance.name,
+        cgroup_root = %instance.cgroup_root.display(),
+        policies = %config.policies.display(),
+        "bulkhead starts"
+    );
+    if config.mode == Mode::Audit {
+        let why =
+            if config.mode_chosen { "as configured" } else { "nobody chose a mode, so the safe one holds" };
+        tracing::warn!(
+            why,
+            "AUDIT MODE: nothing is denied, denials are only reported; set mode = \"enforce\" to enforce"
+        );
+    }
+    if config.failsafe.is_empty() {
+        tracing::info!("no failsafe ports: a policy can lock this host's operator out");
+    }
+}
+
+/// Takes pins away that a start made and did not complete.
+struct FreshPins<'a> {
+    instance: Option<&'a Instance>,
+}
+
+impl<'a> FreshPins<'a> {
+    fn watch(instance: &'a Instance) -> Self {
+        Self { instance: (!datapath::is_attached(&instance.pins)).then_some(instance) }
+    }
+
+    fn keep(mut self) {
+        self.instance = None;
+    }
+}
+
+impl Drop for FreshPins<'_> {
+    fn drop(&mut self) {
+        if let Some(instance) = self.instance
+            && let Err(error) = datapath::detach(&instance.pins)
+        {
+            tracing::warn!(%error, "what this start made is still there; run `bulkhead detach`");
+        }
+    }
+}
