@@ -9,7 +9,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result, mount};
+use crate::mount::{self, Mount};
+use crate::{Error, Result};
 
 /// A cgroup.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,9 +24,7 @@ pub struct Cgroup {
 /// Where the cgroup2 hierarchy is mounted: `/sys/fs/cgroup` on most machines, `/sys/fs/cgroup/unified`
 /// where version 1 lives beside it. A mount of the whole hierarchy is preferred to one of a part.
 pub fn mount_point() -> Result<PathBuf> {
-    let mut mounts: Vec<_> = mount::list()?.into_iter().filter(|mount| mount.kind == "cgroup2").collect();
-    mounts.sort_by_key(|mount| mount.root != Path::new("/"));
-    mounts.into_iter().next().map(|mount| mount.target).ok_or(Error::NoCgroup2)
+    choose(mount::list()?).ok_or(Error::NoCgroup2)
 }
 
 /// The id of the cgroup whose folder is `dir`. On cgroup2 that is the inode's number (Linux 5.5, 64-bit).
@@ -69,6 +68,11 @@ pub fn processes(root: &Path) -> Result<Vec<u32>> {
     found.sort_unstable();
     found.dedup();
     Ok(found)
+}
+
+fn choose(mounts: Vec<Mount>) -> Option<PathBuf> {
+    let hierarchies = mounts.into_iter().filter(|mount| mount.kind == "cgroup2");
+    hierarchies.min_by_key(|mount| mount.root != Path::new("/")).map(|mount| mount.target)
 }
 
 /// Calls `visit` with folder and id of `dir` and all below it, parents first.
@@ -141,6 +145,20 @@ mod tests {
         for cgroup in &tree {
             assert_eq!(cgroup.id, handle_id(&top.path().join(&cgroup.path)), "{cgroup:?}");
         }
+    }
+
+    #[test]
+    fn a_mount_of_the_whole_hierarchy_is_preferred() {
+        let mount = |root: &str, target: &str, kind: &str| Mount {
+            root: root.into(),
+            target: target.into(),
+            kind: kind.to_owned(),
+        };
+        let part = mount("/a/b", "/part", "cgroup2");
+        let mounts = [mount("/", "/v1", "cgroup"), part.clone(), mount("/", "/whole", "cgroup2")];
+        assert_eq!(choose(mounts.to_vec()), Some("/whole".into()));
+        assert_eq!(choose(vec![part]), Some("/part".into()));
+        assert_eq!(choose(vec![mount("/", "/v1", "cgroup")]), None);
     }
 
     #[test]

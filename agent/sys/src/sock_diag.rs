@@ -8,7 +8,10 @@
 
 mod wire;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::fd::BorrowedFd;
+use std::slice;
 
 use bulkhead_abi::{Addr, Protocol};
 
@@ -190,34 +193,69 @@ impl Diag {
     /// Errors: [`Error::NoDiagnostics`]; EPERM for storages without CAP_BPF, EEXIST for a map that is
     /// named twice, EINVAL for a descriptor that is no socket storage map.
     pub fn dump(&mut self, query: &Query<'_>) -> Result<Vec<Socket>> {
-        self.list(query, (0, 0))
+        let mut found = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let request = wire::dump(query, family);
+            let parse = |payload: &[u8]| wire::parse(payload, query.protocol);
+            match self.netlink.dump(DUMP, wire::SOCK_DIAG_BY_FAMILY, &request, parse) {
+                Ok(sockets) => found.extend(sockets),
+                Err(error) if error.errno() == Some(libc::ENOENT) => {
+                    return Err(Error::NoDiagnostics { protocol: query.protocol });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// Ends the socket that `target` names (SOCK_DESTROY, Linux 4.5 for TCP, 4.9 for UDP; CAP_NET_ADMIN in
     /// the namespace). The kernel looks the socket up by its addresses and compares the cookie: a socket
-    /// with another cookie is never touched. A UDP socket stays open, and is no longer connected.
+    /// with another cookie is never touched. A UDP socket stays open, and is no longer connected; one that
+    /// had been connected to `target.remote` and is connected to nobody by now is ended as well.
     ///
     /// Errors: EOPNOTSUPP where the kernel was built without CONFIG_INET_DIAG_DESTROY or the protocol (SCTP)
     /// has no such thing; EINVAL for the cookie `u64::MAX`, which the kernel would take for "any".
     pub fn destroy(&mut self, target: &Target) -> Result<Destroyed> {
-        if target.cookie == wire::NO_COOKIE {
-            return Err(Error::from_errno(DESTROY, libc::EINVAL));
-        }
-        if self.try_destroy(target)? {
-            return Ok(Destroyed::Now);
-        }
+        self.destroy_all(slice::from_ref(target)).pop().unwrap_or(Ok(Destroyed::Gone))
+    }
+
+    /// [`Diag::destroy`] for many, with an answer for each in their order; an error of one stops none. A
+    /// socket that is not found at once costs a listing of the namespace's sockets: one for all of them.
+    pub fn destroy_all(&mut self, targets: &[Target]) -> Vec<Result<Destroyed>> {
+        let first: Vec<_> = targets.iter().map(|target| self.try_destroy(target)).collect();
         // ENOENT may also mean that it is bound to an interface we did not name, or that another socket
         // with its address was found first.
-        let Some(target) = self.locate(target)? else {
-            return Ok(Destroyed::Gone);
-        };
-        if self.try_destroy(&target)? || self.destroy_shared(&target)? {
-            return Ok(Destroyed::Now);
-        }
-        Ok(if self.locate(&target)?.is_some() { Destroyed::Shadowed } else { Destroyed::Gone })
+        let mut listing = Listing::default();
+        let second: Vec<_> = targets
+            .iter()
+            .zip(first)
+            .map(|(target, ended)| {
+                if ended? {
+                    return Ok(Some(Destroyed::Now));
+                }
+                let Some(target) = self.locate(target, &mut listing)? else {
+                    return Ok(Some(Destroyed::Gone));
+                };
+                let ended = self.try_destroy(&target)? || self.destroy_shared(&target)?;
+                Ok(ended.then_some(Destroyed::Now))
+            })
+            .collect();
+        let mut listing = Listing::default();
+        targets
+            .iter()
+            .zip(second)
+            .map(|(target, answer)| match answer? {
+                Some(answer) => Ok(answer),
+                None if self.locate(target, &mut listing)?.is_some() => Ok(Destroyed::Shadowed),
+                None => Ok(Destroyed::Gone),
+            })
+            .collect()
     }
 
     fn try_destroy(&mut self, target: &Target) -> Result<bool> {
+        if target.cookie == wire::NO_COOKIE {
+            return Err(Error::from_errno(DESTROY, libc::EINVAL));
+        }
         match self.netlink.request(DESTROY, wire::SOCK_DESTROY, &wire::destroy(target)) {
             Ok(()) => Ok(true),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
@@ -241,34 +279,27 @@ impl Diag {
 
     /// `target` as it stands now, if its flow is still the same: a socket that meanwhile talks to somebody
     /// else, or to nobody, is not meant.
-    fn locate(&mut self, target: &Target) -> Result<Option<Target>> {
-        let found = self.list(&Query::all(target.protocol), (target.local_port, target.remote_port))?;
-        let same = |socket: &&Socket| {
-            socket.cookie == target.cookie
-                && socket.remote_port == target.remote_port
-                && (socket.remote == target.remote
-                    || socket.remote.is_unspecified() && target.remote.is_unspecified())
-        };
-        Ok(found.iter().find(same).map(Target::from))
-    }
-
-    /// Sockets with these ports, local and remote; 0 is any.
-    fn list(&mut self, query: &Query<'_>, ports: (u16, u16)) -> Result<Vec<Socket>> {
-        let mut found = Vec::new();
-        for family in [Family::V4, Family::V6] {
-            let request = wire::dump(query, family, ports);
-            let parse = |payload: &[u8]| wire::parse(payload, query.protocol);
-            match self.netlink.dump(DUMP, wire::SOCK_DIAG_BY_FAMILY, &request, parse) {
-                Ok(sockets) => found.extend(sockets),
-                Err(error) if error.errno() == Some(libc::ENOENT) => {
-                    return Err(Error::NoDiagnostics { protocol: query.protocol });
-                }
-                Err(error) => return Err(error),
+    fn locate(&mut self, target: &Target, listing: &mut Listing) -> Result<Option<Target>> {
+        let sockets = match listing.entry(target.protocol) {
+            Entry::Occupied(sockets) => sockets.into_mut(),
+            Entry::Vacant(vacant) => {
+                let states = Query::ANY_STATE & !State::TIME_WAIT.bit();
+                let sockets = self.dump(&Query { states, ..Query::all(target.protocol) })?;
+                let by_cookie = sockets.iter().map(|socket| (socket.cookie, Target::from(socket)));
+                vacant.insert(by_cookie.collect())
             }
-        }
-        Ok(found)
+        };
+        let same_peer = |found: &&Target| {
+            found.remote_port == target.remote_port
+                && (found.remote == target.remote
+                    || found.remote.is_unspecified() && target.remote.is_unspecified())
+        };
+        Ok(sockets.get(&target.cookie).filter(same_peer).copied())
     }
 }
+
+/// Every socket of the protocols that were asked for so far, by cookie.
+type Listing = HashMap<Protocol, HashMap<u64, Target>>;
 
 #[cfg(test)]
 mod tests;

@@ -39,8 +39,12 @@ impl Map<'_> {
     /// This is no snapshot: an element that comes or goes meanwhile may be seen or not, and in a trie a
     /// removal may make others be seen twice. `each` may change the map. Not for rings, queues and socket
     /// storage, which give EINVAL or ENOTSUPP.
-    pub fn for_each(&self, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
-        let mut chunk = CHUNK.min(CHUNK_BYTES / self.value_len().max(1)).max(16);
+    pub fn for_each(&self, each: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        self.for_each_chunked(CHUNK.min(CHUNK_BYTES / self.value_len().max(1)).max(16), each)
+    }
+
+    /// With room for `chunk` elements to begin with.
+    fn for_each_chunked(&self, mut chunk: usize, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
         let (key_len, value_len) = (self.key_len().max(1), self.value_len().max(1));
         // The kernel's place mark is a key, or a bucket's number of four bytes.
         let mut place = vec![0_u8; self.key_len().max(4)];
@@ -273,6 +277,20 @@ mod tests {
                 keys.chunks_exact(map.key_len()).rev().step_by(7).flatten().copied().collect();
             assert_eq!(map.remove_all(&interleaved).unwrap(), 714, "kind {kind}");
         }
+    }
+
+    #[test]
+    fn a_chunk_smaller_than_a_bucket_grows() {
+        if !testing::root("map batch growth") {
+            return;
+        }
+        let fd = create(HASH, 4, 8, 20_000);
+        let map = Map::new(fd.as_fd()).unwrap();
+        let (keys, values) = elements(&map, 0..20_000);
+        map.set_all(&keys, &values, 0).unwrap();
+        let mut seen = 0;
+        map.for_each_chunked(1, |_, _| seen += 1).unwrap();
+        assert_eq!(seen, 20_000);
     }
 
     #[test]

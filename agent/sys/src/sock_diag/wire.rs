@@ -71,8 +71,8 @@ struct Answer {
 
 const _: () = assert!(size_of::<Request>() == 56 && size_of::<Answer>() == 72);
 
-/// The request for the sockets of `family` with these ports, local and remote (0 is any).
-pub(super) fn dump(query: &Query<'_>, family: Family, ports: (u16, u16)) -> Vec<u8> {
+/// The request for the sockets of `family`.
+pub(super) fn dump(query: &Query<'_>, family: Family) -> Vec<u8> {
     let request = Request {
         family: family as u8,
         protocol: query.protocol.0,
@@ -80,8 +80,8 @@ pub(super) fn dump(query: &Query<'_>, family: Family, ports: (u16, u16)) -> Vec<
         padding: 0,
         states: query.states,
         id: SocketId {
-            local_port: ports.0.into(),
-            remote_port: ports.1.into(),
+            local_port: U16::ZERO,
+            remote_port: U16::ZERO,
             local: [0; 16],
             remote: [0; 16],
             interface: 0,
