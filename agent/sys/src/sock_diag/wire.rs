@@ -219,6 +219,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_that_is_not_there_goes_with_the_other_ones_family() {
+        let mut target = Target {
+            protocol: Protocol::UDP,
+            cookie: 0x0102_0304_0506_0708,
+            local: Addr::v4([10, 0, 0, 1]),
+            remote: Addr::ANY,
+            local_port: 0x1234,
+            remote_port: 0,
+            interface: 0,
+        };
+        let message = destroy(&target);
+        assert_eq!(message.first(), Some(&(libc::AF_INET as u8)));
+        assert_eq!(message.get(8..16), Some(&[0x12, 0x34, 0, 0, 10, 0, 0, 1][..]));
+        assert_eq!(message.get(28..44), Some(&[0; 16][..]));
+        target.local = Addr::ANY;
+        assert_eq!(destroy(&target).first(), Some(&(libc::AF_INET6 as u8)));
+    }
+
+    #[test]
     fn broken_answers_are_refused() {
         assert!(parse(&[2; 71], Protocol::TCP).is_err());
         let mut bytes = vec![2; 72];
