@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroups;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -1,2 +1,8 @@
-//! The `bulkhead` binary.
-fn main() {}
+//! The `bulkhead` command: see [`bulkhead::cli`].
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bulkhead::cli::main()
+}

@@ -62,7 +62,7 @@ impl Daemon {
                 () = self.cgroups.changed() => self.observe(),
                 _ = addresses.tick() => self.observe(),
                 _ = rescan.tick() => self.reload(),
-                Some(locals) = self.learned.recv() => self.learn(&locals),
+                Some(locals) = self.learned.recv() => self.learn(locals),
                 Some(command) = self.requests.recv() => match command {
                     Command::Reload(answer) => {
                         self.reload();
@@ -115,12 +115,14 @@ impl Daemon {
         }
     }
 
-    fn learn(&mut self, locals: &BTreeMap<Addr, u64>) {
-        match self.reconciler.kernel().set_locals(locals) {
+    fn learn(&mut self, locals: BTreeMap<Addr, u64>) {
+        match self.reconciler.kernel().set_locals(&locals) {
             Ok(0) => {}
             Ok(changed) => tracing::debug!(changed, "local addresses changed"),
             Err(error) => tracing::warn!(%error, "the kernel could not be told this host's local addresses"),
         }
+        let outcome = self.reconciler.set_local_addresses(locals.into_keys().collect());
+        self.announce(outcome);
     }
 
     fn stop(&self, why: &str) -> Result<(), RunError> {

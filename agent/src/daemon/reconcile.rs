@@ -5,9 +5,11 @@
 //! good again. Numbers are stored before the kernel hears of them. Nothing here waits or watches: who
 //! calls decides when.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bulkhead_abi::Addr;
 use bulkhead_policy::{Compiler, Facts, Image, Model};
 
 use super::labels::Labels;
@@ -183,6 +185,17 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
             return Outcome::Unchanged;
         }
         self.facts = Arc::new(facts);
+        self.refresh()
+    }
+
+    /// The addresses of all namespaces of this host, as far as they are known: a hint to the compiler.
+    pub fn set_local_addresses(&mut self, addresses: BTreeSet<Addr>) -> Outcome {
+        self.compiler.set_local_addresses(Some(addresses));
+        self.refresh()
+    }
+
+    /// The same policy once more.
+    fn refresh(&mut self) -> Outcome {
         let Some(model) = self.model.clone() else {
             self.publish();
             return Outcome::Unchanged;

@@ -2,7 +2,7 @@
 //! before the kernel is touched, the tables are filled before programs run over them, live connections
 //! are adopted before enforcement begins, and only then is anybody told that it has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -62,7 +62,8 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let (state, numbers, labels) = StateFile::open(&instance.state_path(), started.generation > 0)?;
     let reader = kernel.reader();
     let mut sweeper = sweep::sweeper(&reader, &instance);
-    kernel.set_locals(&sweeper.locals().unwrap_or_default())?;
+    let locals = sweeper.locals();
+    kernel.set_locals(locals.as_ref().unwrap_or(&BTreeMap::new()))?;
 
     let shared = Arc::new(Shared::default());
     shared.update(|snapshot| {
@@ -73,10 +74,12 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let source = KernelSource { reader: reader.clone(), shared: Arc::clone(&shared) };
     let metrics = Metrics::new(Arc::new(source))?;
     let facts = facts(&cgroups);
+    let mut compiler = Compiler::new(numbers);
+    compiler.set_local_addresses(locals.map(|locals| locals.into_keys().collect()));
     let mut reconciler = Reconciler::new(
         kernel,
         folder,
-        (state, Compiler::new(numbers), labels),
+        (state, compiler, labels),
         facts,
         Arc::clone(&shared),
         metrics.agent.clone(),

@@ -1,0 +1,167 @@
+//! `bulkhead status`.
+
+use anyhow::anyhow;
+use serde::Serialize;
+
+use super::table::{Table, ago};
+use super::{Format, Result, Verdict};
+use crate::config::Selection;
+use crate::control::client::ClientError;
+use crate::control::protocol::Status;
+use crate::control::{Client, Reply, Request};
+use crate::datapath::Reader;
+use crate::instance::Instance;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 the policy folder is enforced as it is, 1 it is not (its last reload \
+                        failed, or no agent runs), 2 wrong usage.")]
+pub(super) struct Args {
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// What `--format json` prints when no agent answers.
+#[derive(Serialize)]
+struct Absent<'a> {
+    agent: bool,
+    instance: &'a str,
+    enforcing: bool,
+    generation: Option<u64>,
+    audit: Option<bool>,
+}
+
+impl Args {
+    pub(super) fn run(self, selection: &Selection) -> Result<Verdict> {
+        let instance = super::instance(selection)?;
+        let replies = match Client::new(&instance.control_path()).ask(&Request::Status) {
+            Err(ClientError::NotRunning(_)) => return self.absent(&instance),
+            answer => answer?,
+        };
+        let status = replies
+            .into_iter()
+            .find_map(|reply| match reply {
+                Reply::Status(status) => Some(status),
+                _ => None,
+            })
+            .ok_or_else(|| anyhow!("the agent did not tell its status; is it of this version?"))?;
+        match self.format {
+            Format::Json => super::print_json(&status)?,
+            Format::Text => super::print(&text(&status))?,
+        }
+        Ok(if status.policy.error.is_none() { Verdict::Fine } else { Verdict::Findings })
+    }
+
+    fn absent(&self, instance: &Instance) -> Result<Verdict> {
+        let enforcing = crate::datapath::is_attached(&instance.pins);
+        let reader = if enforcing { Reader::open(&instance.pins).ok() } else { None };
+        let (generation, audit) =
+            (reader.as_ref().map(Reader::generation), reader.as_ref().map(Reader::audit));
+        let name = &instance.name;
+        match self.format {
+            Format::Json => {
+                super::print_json(&Absent { agent: false, instance: name, enforcing, generation, audit })?;
+            }
+            Format::Text if enforcing => {
+                let generation = generation.map_or_else(|| "unknown".to_owned(), |number| number.to_string());
+                let mode = if audit == Some(true) { ", audit mode" } else { "" };
+                super::print(&format!(
+                    "instance {name}: no agent runs, and the kernel goes on enforcing generation \
+                     {generation}{mode}\nstart the agent with `bulkhead run`, or take enforcement off with \
+                     `bulkhead detach`\n"
+                ))?;
+            }
+            Format::Text => {
+                super::print(&format!("instance {name}: no agent runs, and nothing is enforced\n"))?;
+            }
+        }
+        Ok(Verdict::Findings)
+    }
+}
+
+fn text(status: &Status) -> String {
+    let policy = &status.policy;
+    let mut text = format!(
+        "bulkhead {}, process {}, instance {}, started {}\n",
+        status.version,
+        status.pid,
+        status.instance,
+        ago(status.started)
+    );
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
+    line("guards", status.cgroup_root.display().to_string());
+    line("mode", status.mode.as_str().to_owned());
+    let enforcing = if status.enforcing { "" } else { " (not in force yet)" };
+    line("generation", format!("{}{enforcing}", status.generation));
+    line("policy", policy.folder.display().to_string());
+    line(
+        "",
+        format!(
+            "{} zones, {} rules, {} prefixes, {} workloads",
+            policy.zones, policy.rules, policy.prefixes, policy.workloads
+        ),
+    );
+    let loaded = policy.last_success.map_or_else(|| "never by this agent".to_owned(), ago);
+    line("loaded", format!("{loaded}, in {:.1} ms", policy.last_duration * 1e3));
+    if let Some(error) = &policy.error {
+        let since = policy.failing_since.map(ago).unwrap_or_default();
+        line("RELOAD", format!("FAILED, since {since}; what is enforced is the last good policy"));
+        text.push_str(&indent(error));
+    }
+    for unreadable in &status.unreadable {
+        text.push_str(&format!("cannot read {unreadable}\n"));
+    }
+    text.push_str(&tables(status));
+    text
+}
+
+fn tables(status: &Status) -> String {
+    let mut text = String::new();
+    let mut section = |name: &str, table: Table, empty: bool| {
+        if !empty {
+            text.push_str(&format!("\n{name}\n{}", table.render("  ")));
+        }
+    };
+    let mut maps = Table::new(&["TABLE", "ENTRIES", "CAPACITY", "FULL"]);
+    for map in &status.maps {
+        #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
+        let full = 100.0 * map.entries as f64 / map.capacity.max(1) as f64;
+        maps.row([
+            map.name.clone(),
+            map.entries.to_string(),
+            map.capacity.to_string(),
+            format!("{full:.1} %"),
+        ]);
+    }
+    section("kernel tables", maps, status.maps.is_empty());
+    let mut programs = Table::new(&["PROGRAM", "INSTRUCTIONS", "RUNS", "NS PER RUN"]);
+    for program in &status.programs {
+        #[expect(clippy::cast_precision_loss, reason = "an average for people")]
+        let each = if program.runs == 0 { 0.0 } else { program.seconds * 1e9 / program.runs as f64 };
+        programs.row([
+            program.name.clone(),
+            program.instructions.to_string(),
+            program.runs.to_string(),
+            format!("{each:.0}"),
+        ]);
+    }
+    section("kernel programs", programs, status.programs.is_empty());
+    let mut failsafe = Table::new(&["SIDE", "PORT", "PACKETS"]);
+    for port in &status.failsafe {
+        failsafe.row([port.side.clone(), port.port.clone(), port.packets.to_string()]);
+    }
+    section("failsafe ports of the node", failsafe, status.failsafe.is_empty());
+    let mut counts = Table::new(&["WHAT", "COUNT"]);
+    for (what, count) in &status.lost {
+        counts.row([format!("lost {what}"), count.to_string()]);
+    }
+    for (reason, count) in &status.flows_ended {
+        counts.row([format!("flows ended, {reason}"), count.to_string()]);
+    }
+    section("counts", counts, status.lost.is_empty() && status.flows_ended.is_empty());
+    text
+}
+
+fn indent(text: &str) -> String {
+    text.trim_end().lines().map(|line| format!("  {line}\n")).collect()
+}
