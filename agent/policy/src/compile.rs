@@ -6,10 +6,10 @@
 //!
 //! Whatever does not fit the kernel's tables is refused whole: no image is better than a partial one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bulkhead_abi::{Identity, limits};
+use bulkhead_abi::{Addr, Identity, limits};
 
 use crate::image::Image;
 use crate::model::{Facts, Model};
@@ -63,6 +63,7 @@ pub fn compile(model: &Model, facts: &Facts, numbers: &mut Numbers) -> Result<Im
 #[derive(Debug, Default)]
 pub struct Compiler {
     numbers: Numbers,
+    local: Option<BTreeSet<Addr>>,
     flat: FlatMemo,
     rules: RuleMemo,
     rulesets: RulesetMemo,
@@ -84,15 +85,25 @@ impl Compiler {
         self.numbers
     }
 
-    /// See [`Numbers::retain`]. What was remembered goes too.
+    /// Tells which addresses workloads of this host can have: those of all its network namespaces.
+    ///
+    /// It matters only where zones are so many that not every combination of a cgroup's zones with an
+    /// address's can be made in advance: then combinations with other addresses are left out (and
+    /// denied). Unless it is told, all combinations are made, or the policy is refused.
+    pub fn set_local_addresses(&mut self, local: Option<BTreeSet<Addr>>) {
+        self.local = local;
+    }
+
+    /// See [`Numbers::retain`]. What was remembered of policies goes too.
     pub fn retain(&mut self, live: &[&Image]) {
         self.numbers.retain(live);
-        *self = Self::new(std::mem::take(&mut self.numbers));
+        let (numbers, local) = (std::mem::take(&mut self.numbers), self.local.take());
+        *self = Self { numbers, local, ..Self::default() };
     }
 
     /// Compiles a policy. On error nothing is lost but numbers.
     pub fn compile(&mut self, model: &Model, facts: &Facts) -> Result<Image, CompileError> {
-        let members = Members::new(model, facts, &mut self.flat, &mut self.numbers)?;
+        let members = Members::new(model, facts, self.local.as_ref(), &mut self.flat, &mut self.numbers)?;
         let rules = self.rules.entries(model, &mut self.numbers)?;
         let parties = Parties::new(model, &members, &rules, &mut self.numbers)?;
         let (pairs, rulesets) = pairs::compile(&parties, &mut self.rulesets, &mut self.numbers)?;

@@ -195,6 +195,14 @@ fn a_policy_that_does_not_fit_is_refused_with_the_limit() {
     let facts = Facts { cgroups, ..Facts::default() };
     let error = compile(&model, &facts, &mut Numbers::default()).unwrap_err().to_string();
     assert!(error.contains("360000") && error.contains("262144"), "{error}");
+    // Where the host's addresses are known, only those can meet its cgroups; others are denied.
+    let here = bulkhead_abi::Addr::v4([10, 0, 0, 7]);
+    let mut compiler = Compiler::default();
+    compiler.set_local_addresses(Some([here].into()));
+    let image = compiler.compile(&model, &facts).unwrap();
+    assert_eq!(image.unions.len(), 600);
+    assert_eq!(image.label(image.identity(700, here).unwrap()), "z7+z700");
+    assert_eq!(image.identity(700, bulkhead_abi::Addr::v4([10, 0, 0, 8])), None);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bulkhead_abi::{Identity, PairKey, limits};
+use bulkhead_abi::{Addr, Identity, PairKey, limits};
 
 use super::cgroups::Matcher;
-use super::prefixes::{FlatMemo, Place};
+use super::prefixes::{Flat, FlatMemo, Place};
 use super::sets::{SetId, Sets, ZoneIndex};
 use super::{CompileError, capacity};
 use crate::model::{Facts, Model};
@@ -32,19 +32,17 @@ impl Members {
     pub(super) fn new(
         model: &Model,
         facts: &Facts,
+        local: Option<&BTreeSet<Addr>>,
         memo: &mut FlatMemo,
         numbers: &mut Numbers,
     ) -> Result<Self, CompileError> {
         let flat = memo.flat(model.zones(), &facts.node_addresses);
         let mut sets = flat.sets.clone();
 
-        let by_addr: BTreeSet<SetId> = flat
-            .entries
-            .iter()
-            .filter_map(|(_, place)| if let Place::Zones(set) = place { Some(*set) } else { None })
-            .collect();
-        let (cgroups, by_cgroup) = cgroup_sets(model, facts, &mut sets, by_addr.len());
-        let combinations = combinations(&by_cgroup, &by_addr, &mut sets)?;
+        let by_addr: BTreeSet<SetId> = flat.entries.iter().filter_map(|(_, place)| place.set()).collect();
+        let cgroups = cgroup_sets(model, facts, &mut sets);
+        let (by_cgroup, meeting) = likely(model, local, &flat, &cgroups, &by_addr, &mut sets);
+        let combinations = combinations(&by_cgroup, &meeting, &mut sets)?;
 
         let mut named = Named { model, sets: &sets, numbers, given: BTreeMap::new() };
         for set in by_addr.iter().chain(&by_cgroup).chain(combinations.values()) {
@@ -72,32 +70,39 @@ impl Members {
     }
 }
 
-/// The set of every cgroup that is in a zone, and all sets that cgroups have or are likely to have:
-/// those of single zones are foreseen, so that a new workload needs no new policy.
-fn cgroup_sets(
-    model: &Model,
-    facts: &Facts,
-    sets: &mut Sets,
-    addresses: usize,
-) -> (Vec<(u64, SetId)>, BTreeSet<SetId>) {
+/// The set of every cgroup that is in a zone.
+fn cgroup_sets(model: &Model, facts: &Facts, sets: &mut Sets) -> Vec<(u64, SetId)> {
     let matcher = Matcher::new(model.zones());
-    let mut cgroups = Vec::new();
-    for (cgroup, path) in &facts.cgroups {
-        let set = sets.intern(&matcher.zones(path));
-        if set != SetId::EMPTY {
-            cgroups.push((*cgroup, set));
+    let set = |(cgroup, path): (&u64, &String)| (*cgroup, sets.intern(&matcher.zones(path)));
+    facts.cgroups.iter().map(set).filter(|(_, set)| *set != SetId::EMPTY).collect()
+}
+
+/// The sets by cgroup and by address that are made ready to meet: as many as is reasonable, so that new
+/// workloads need no new policy, and always those that are there.
+fn likely(
+    model: &Model,
+    local: Option<&BTreeSet<Addr>>,
+    flat: &Flat,
+    cgroups: &[(u64, SetId)],
+    by_addr: &BTreeSet<SetId>,
+    sets: &mut Sets,
+) -> (BTreeSet<SetId>, BTreeSet<SetId>) {
+    let occurring: BTreeSet<SetId> = cgroups.iter().map(|(_, set)| *set).collect();
+    let mut foreseen = occurring.clone();
+    for (index, zone) in (0..).zip(model.zones()) {
+        if !zone.cgroups.is_empty() {
+            foreseen.insert(sets.intern(&[index]));
         }
     }
-    let mut occurring: BTreeSet<SetId> = cgroups.iter().map(|(_, set)| *set).collect();
-    let selecting: Vec<ZoneIndex> = (0..)
-        .zip(model.zones())
-        .filter(|(_, zone)| !zone.cgroups.is_empty())
-        .map(|(index, _)| index)
-        .collect();
-    if selecting.len().saturating_mul(addresses) <= FORESEEN {
-        occurring.extend(selecting.iter().map(|zone| sets.intern(&[*zone])));
+    let few = |a: &BTreeSet<SetId>, b: &BTreeSet<SetId>| a.len().saturating_mul(b.len()) <= FORESEEN;
+    if few(&foreseen, by_addr) {
+        return (foreseen, by_addr.clone());
     }
-    (cgroups, occurring)
+    let local = match local {
+        None => by_addr.clone(),
+        Some(local) => local.iter().filter_map(|addr| flat.place(*addr).set()).collect(),
+    };
+    if few(&foreseen, &local) { (foreseen, local) } else { (occurring, local) }
 }
 
 /// The unions of all sets by cgroup with all sets by address.

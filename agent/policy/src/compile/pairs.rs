@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bulkhead_abi::{Identity, IdentityState, PairKey, limits};
+use bulkhead_abi::{IdentityState, PairKey, limits};
 
-use super::parties::{Parties, Party};
+use super::parties::{Match, Parties, Party};
 use super::rulesets::{RulesetMemo, Rulesets};
 use super::verdict::SideShape;
 use super::{CompileError, capacity};
@@ -33,15 +33,14 @@ pub(super) fn compile(
     capacity("pairs that rules single out", narrow.len(), limits::PAIRS * 2, HELP)?;
 
     let mut rulesets = Rulesets::new(parties, memo, numbers);
-    let mut pairs = Vec::new();
+    let mut pairs = Vec::with_capacity(narrow.len());
+    let mut matches = Vec::new();
     let class_of = |party: &Party| IdentityState::new(party.class, false).class();
-    let mut of_classes: BTreeMap<(Identity, Identity), u32> = BTreeMap::new();
+    let mut of_classes: BTreeMap<PairKey, u32> = BTreeMap::new();
     for from in classes.values() {
         for to in classes.values().filter(|to| from.identity.is_zoned() || to.identity.is_zoned()) {
-            let number = ruleset(&mut rulesets, parties, from, to, true)?;
-            let key = PairKey { from: class_of(from), to: class_of(to) };
-            of_classes.insert((key.from, key.to), number);
-            pairs.push((key, number));
+            let number = ruleset(&mut rulesets, parties, from, to, true, &mut matches)?;
+            of_classes.insert(PairKey { from: class_of(from), to: class_of(to) }, number);
         }
     }
     for (from, to) in narrow {
@@ -51,15 +50,13 @@ pub(super) fn compile(
         if !from.identity.is_zoned() && !to.identity.is_zoned() {
             continue;
         }
-        let number = ruleset(&mut rulesets, parties, from, to, false)?;
-        if of_classes.get(&(class_of(from), class_of(to))) != Some(&number) {
+        let number = ruleset(&mut rulesets, parties, from, to, false, &mut matches)?;
+        if of_classes.get(&PairKey { from: class_of(from), to: class_of(to) }) != Some(&number) {
             pairs.push((PairKey { from: from.identity, to: to.identity }, number));
         }
     }
-    let rulesets = rulesets.finish();
-    let used: std::collections::HashSet<u32> = pairs.iter().map(|(_, number)| *number).collect();
-    let rulesets = rulesets.into_iter().filter(|(number, _)| used.contains(number)).collect();
-    Ok((pairs.into_iter().collect(), rulesets))
+    // Every ruleset is in use: one that no pair of identities has got is that of their classes.
+    Ok((pairs.into_iter().chain(of_classes).collect(), rulesets.finish()))
 }
 
 fn ruleset(
@@ -68,6 +65,7 @@ fn ruleset(
     from: &Party,
     to: &Party,
     of_class: bool,
+    matches: &mut Vec<Match>,
 ) -> Result<u32, Exhausted> {
     let shares = parties.share(from, to, of_class);
     let [egress, _] = from.isolates;
@@ -79,5 +77,6 @@ fn ruleset(
         shares,
     };
     let shapes = [shape(from, egress), shape(to, ingress)];
-    rulesets.number(&shapes, &parties.matches(from, to, of_class))
+    parties.matches(from, to, of_class, matches);
+    rulesets.number(&shapes, matches)
 }

@@ -185,10 +185,11 @@ impl<'a> Parties<'a> {
         self.wide.get(zone as usize) == Some(&true)
     }
 
-    /// The rules of a pair, in order: all of them, or those that are a matter of class.
-    pub(super) fn matches(&self, from: &Party, to: &Party, of_class: bool) -> Vec<Match> {
+    /// Finds the rules of a pair, in order: all of them, or those that are a matter of class.
+    pub(super) fn matches(&self, from: &Party, to: &Party, of_class: bool, found: &mut Vec<Match>) {
+        found.clear();
         let every = |rule: &RuleIndex| Match { rule: *rule, from_enforced: true, to_enforced: true };
-        let mut found: Vec<Match> = self.any.iter().map(every).collect();
+        found.extend(self.any.iter().map(every));
         let other_any =
             |rule: RuleIndex, any: fn(&NumberedRule) -> bool| self.rules.get(rule as usize).is_some_and(any);
         for m in from.from.iter().filter(|m| m.open && other_any(m.rule, |rule| rule.to_any)) {
@@ -213,7 +214,6 @@ impl<'a> Parties<'a> {
             }
         }
         found.sort_unstable();
-        found
     }
 
     /// The pairs that some rule meets narrowly at both ends, or that share a narrow zone; at most

@@ -17,11 +17,33 @@ pub(super) enum Place {
     Zones(SetId),
 }
 
+impl Place {
+    /// The zones, if it is in some.
+    pub(super) const fn set(self) -> Option<SetId> {
+        match self {
+            Self::Zones(set) => Some(set),
+            Self::World | Self::Node => None,
+        }
+    }
+}
+
 /// The flat table, with the sets that it names.
 #[derive(Debug, Default)]
 pub(super) struct Flat {
     pub(super) entries: Vec<(Prefix, Place)>,
     pub(super) sets: Sets,
+}
+
+impl Flat {
+    /// What an address means.
+    pub(super) fn place(&self, addr: Addr) -> Place {
+        let at = |len| {
+            let wanted = Prefix::new(addr, len);
+            let found = self.entries.binary_search_by_key(&wanted, |(prefix, _)| *prefix).ok()?;
+            self.entries.get(found).map(|(_, place)| *place)
+        };
+        (0..=128).rev().find_map(at).unwrap_or(Place::World)
+    }
 }
 
 /// The flat table of the last policy.

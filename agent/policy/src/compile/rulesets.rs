@@ -1,6 +1,7 @@
 //! Every ruleset once: by what makes it, and by what it says.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::parties::{Match, Parties};
@@ -14,10 +15,12 @@ use crate::numbers::{Digest, Exhausted, Numbers};
 /// Shapes and rules of a pair, as numbers.
 type Key = Box<[u64]>;
 
+type Known = HashMap<Key, (u32, Arc<Ruleset>), BuildHasherDefault<WordHasher>>;
+
 /// The rulesets of the last policy, by what made them.
 #[derive(Debug, Default)]
 pub(super) struct RulesetMemo {
-    known: HashMap<Key, (u32, Arc<Ruleset>)>,
+    known: Known,
 }
 
 /// The rulesets of a policy in the making.
@@ -25,26 +28,28 @@ pub(super) struct Rulesets<'a> {
     parties: &'a Parties<'a>,
     memo: &'a mut RulesetMemo,
     numbers: &'a mut Numbers,
-    made: HashMap<Key, (u32, Arc<Ruleset>)>,
+    made: Known,
     rulesets: BTreeMap<u32, Arc<Ruleset>>,
+    /// The key at hand, kept for its memory.
+    key: Vec<u64>,
 }
 
 impl<'a> Rulesets<'a> {
     pub(super) fn new(parties: &'a Parties<'a>, memo: &'a mut RulesetMemo, numbers: &'a mut Numbers) -> Self {
-        Self { parties, memo, numbers, made: HashMap::new(), rulesets: BTreeMap::new() }
+        Self { parties, memo, numbers, made: Known::default(), rulesets: BTreeMap::new(), key: Vec::new() }
     }
 
     /// The number of the ruleset of a pair with these shapes and rules.
     pub(super) fn number(&mut self, shapes: &[SideShape; 2], matches: &[Match]) -> Result<u32, Exhausted> {
-        let applied = self.applied(shapes, matches);
-        let key = key(shapes, &applied);
-        if let Some((number, _)) = self.made.get(&key) {
+        self.write_key(shapes, matches);
+        if let Some((number, _)) = self.made.get(&self.key[..]) {
             return Ok(*number);
         }
+        let key: Key = self.key.as_slice().into();
         let (number, ruleset) = match self.memo.known.remove(&key) {
             Some(known) => known,
             None => {
-                let ruleset = build(shapes, &applied);
+                let ruleset = build(shapes, &self.applied(shapes, matches));
                 (self.numbers.ruleset(content(&ruleset))?, Arc::new(ruleset))
             }
         };
@@ -57,6 +62,25 @@ impl<'a> Rulesets<'a> {
     pub(super) fn finish(self) -> BTreeMap<u32, Arc<Ruleset>> {
         self.memo.known = self.made;
         self.rulesets
+    }
+
+    /// A rule's number stands for all that it says, so numbers and the way they speak make the content.
+    fn write_key(&mut self, shapes: &[SideShape; 2], matches: &[Match]) {
+        let [egress, ingress] = shapes;
+        self.key.clear();
+        self.key.push(egress.bits() << 8 | ingress.bits());
+        for found in matches {
+            let Some(numbered) = self.parties.rules.get(found.rule as usize) else { continue };
+            let way = |shape: &SideShape, enforced: bool, silent: Sides| {
+                let speaks = shape.zoned && numbered.rule.sides != silent;
+                u64::from(speaks) + u64::from(speaks && enforced && shape.enforcing)
+            };
+            let egress = way(egress, found.from_enforced, Sides::Ingress);
+            let ingress = way(ingress, found.to_enforced, Sides::Egress);
+            if egress | ingress != 0 {
+                self.key.push(u64::from(numbered.number) << 4 | egress << 2 | ingress);
+            }
+        }
     }
 
     fn applied(&self, shapes: &[SideShape; 2], matches: &[Match]) -> Vec<Applied<'a>> {
@@ -84,16 +108,31 @@ impl<'a> Rulesets<'a> {
     }
 }
 
-/// A rule's number stands for all that it says, so numbers and the way they speak make the content.
-fn key(shapes: &[SideShape; 2], applied: &[Applied<'_>]) -> Key {
-    let [egress, ingress] = shapes;
-    let mut key = vec![egress.bits() << 8 | ingress.bits()];
-    for rule in applied {
-        let way = |voice: Option<Voice>| voice.map_or(0, |voice| 1 + u64::from(voice.enforced));
-        let number = rule.egress.or(rule.ingress).map_or(0, |voice| voice.number);
-        key.push(u64::from(number) << 4 | way(rule.egress) << 2 | way(rule.ingress));
+const SEED: u64 = 0xf39c_c060_5ced_c835;
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Hashes the words of a key: they are our own numbers, which nobody chooses, so a multiplication each
+/// is enough.
+#[derive(Default)]
+struct WordHasher(u64);
+
+impl Hasher for WordHasher {
+    fn finish(&self) -> u64 {
+        self.0
     }
-    key.into_boxed_slice()
+
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let rest = rest.iter().map(|byte| u64::from(*byte));
+        for word in words.iter().map(|word| u64::from_le_bytes(*word)).chain(rest) {
+            let product = u128::from(self.0 ^ word ^ SEED) * u128::from(MULTIPLIER);
+            self.0 = (product as u64) ^ ((product >> 64) as u64);
+        }
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.0 ^= word as u64;
+    }
 }
 
 fn content(ruleset: &Ruleset) -> Digest {
