@@ -11,6 +11,10 @@ use crate::process;
 /// Name of the kernel crate's binary, and so of the object file.
 const OBJECT: &str = "bulkhead-ebpf";
 
+/// Compiler flags. v3 is the instruction set of kernels since 5.12: atomic operations that answer the
+/// old value, and 32-bit registers. The rest is for type information (BTF) in the object.
+const FLAGS: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+
 /// A compiler and its linker.
 pub(crate) struct KernelTools {
     /// The compiler.
@@ -54,7 +58,7 @@ impl KernelTools {
         cargo.env("RUSTC", &self.compiler.rustc);
         cargo.env("LD_LIBRARY_PATH", &self.compiler.llvm_folder);
         cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
         Ok(cargo)
     }
 }
