@@ -230,7 +230,9 @@ fn nothing_remains_even_after_a_panic() {
             Path::new("/proc").join(two.server.pid().to_string()),
         ];
         // A member that no peer value owns is ended with its cgroup.
-        let mut stray = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let quiet = std::process::Stdio::null;
+        let mut stray =
+            std::process::Command::new("sleep").arg("1000").stdout(quiet()).stderr(quiet()).spawn().unwrap();
         two.servers.add(stray.id()).unwrap();
         assert!(made.iter().all(|path| path.exists()), "{made:?}");
         std::thread::spawn(move || stray.wait());
