@@ -94,8 +94,10 @@ fn line(event: &Event, snapshot: &Snapshot) {
 /// `tcp/443`, as in zone files.
 pub fn port_name(protocol: u8, port: u16) -> String {
     let protocol = Protocol(protocol);
+    // Types of ICMP have names where the code is no more than the usual one.
+    let last = if protocol.is_icmp() && port & 0xff == 0 { port | 0xff } else { port };
     if protocol.is_known() {
-        return PortMatch { protocol, first: port, last: port }.to_string();
+        return PortMatch { protocol, first: port, last }.to_string();
     }
     PortMatch::whole(protocol).to_string()
 }
@@ -118,6 +120,7 @@ mod tests {
     #[test]
     fn ports_are_named_as_in_zone_files() {
         assert_eq!(port_name(6, 443), "tcp/443");
+        assert_eq!(port_name(1, 8 << 8), "icmp/echo");
         assert_eq!(port_name(47, 0), "proto/47");
     }
 }

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use bulkhead_policy::source::is_zone_file_name;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Duration, Instant, sleep_until};
@@ -192,8 +193,8 @@ impl Watched {
 
 /// Zone files, and the `..data` link through which Kubernetes swaps a whole folder at once.
 fn may_matter(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    name.ends_with(b".toml") || name.starts_with(b"..")
+    let name = name.to_string_lossy();
+    is_zone_file_name(&name) || name.starts_with("..")
 }
 
 #[cfg(test)]

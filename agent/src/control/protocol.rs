@@ -23,8 +23,6 @@ pub enum Request {
     Flows(FlowFilter),
     /// [`Reply::Explanation`].
     Explain(Question),
-    /// Read the policy folder now; answered when that is done.
-    Reload,
     /// Stop the daemon and leave enforcement on; answered before it stops.
     Stop,
 }

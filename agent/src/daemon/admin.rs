@@ -33,8 +33,6 @@ const PULSE: Duration = Duration::from_secs(30);
 /// What the reconciler is asked to do.
 #[derive(Debug)]
 pub enum Command {
-    /// Read the policy folder now; the answer is what came of it, or why it failed.
-    Reload(oneshot::Sender<Result<(), String>>),
     /// Stop; answered at once.
     Stop(oneshot::Sender<()>),
 }
@@ -96,11 +94,6 @@ impl Answers for Admin {
             Request::Zones => Ok(self.zones()?.into_iter().map(Reply::Zone).collect()),
             Request::Flows(filter) => self.filtered_flows(&filter),
             Request::Explain(question) => Ok(vec![Reply::Explanation(Box::new(self.explain(&question)?))]),
-            Request::Reload => {
-                let (answer, answered) = oneshot::channel();
-                self.command(Command::Reload(answer), answered)??;
-                Ok(vec![])
-            }
             Request::Stop => {
                 let (answer, answered) = oneshot::channel();
                 self.command(Command::Stop(answer), answered)?;

@@ -53,8 +53,6 @@ impl Daemon {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
-        self.shared.reconciler.beat();
-        self.shared.events.beat();
         self.notifier.ready(&self.status());
         loop {
             tokio::select! {
@@ -63,18 +61,11 @@ impl Daemon {
                 _ = addresses.tick() => self.observe(),
                 _ = rescan.tick() => self.reload(),
                 Some(locals) = self.learned.recv() => self.learn(locals),
-                Some(command) = self.requests.recv() => match command {
-                    Command::Reload(answer) => {
-                        self.reload();
-                        let failure = self.shared.snapshot().failure.clone();
-                        // Whoever asked may have gone.
-                        let _ = answer.send(failure.map_or(Ok(()), |failure| Err(failure.text)));
-                    }
-                    Command::Stop(answer) => {
-                        let _ = answer.send(());
-                        return self.stop("asked to");
-                    }
-                },
+                Some(Command::Stop(answer)) = self.requests.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(());
+                    return self.stop("asked to");
+                }
                 _ = terminate.recv() => return self.stop("SIGTERM"),
                 _ = interrupt.recv() => return self.stop("SIGINT"),
                 _ = hang_up.recv() => {

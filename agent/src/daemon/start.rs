@@ -35,6 +35,9 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let instance = Instance::new(&config, &mount)?;
     let lock = instance.acquire()?;
     announce(&config, &instance);
+    // Everything that may fail for a reason outside the kernel comes before the kernel is touched.
+    let control = crate::control::server::listen(&instance.control_path())?;
+    let uid = crate::privilege::user().map_err(io("learn the own user"))?;
     let http = config.metrics.map(admin::bind_http).transpose()?;
 
     // Watched before it is read: a change in between is seen twice rather than never.
@@ -114,11 +117,11 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     if let Some(image) = reconciler.image() {
         event_loop.committed(image);
     }
-    let control = crate::control::server::listen(&instance.control_path())?;
     let (commands, requests) = mpsc::channel(16);
-    let uid = crate::privilege::user().map_err(io("learn the own user"))?;
     let admin =
         Admin { shared: Arc::clone(&shared), reader, config, instance, started: SystemTime::now(), commands };
+    shared.reconciler.beat();
+    shared.events.beat();
     admin::start(Arc::new(admin), metrics, control, http, uid).map_err(io("start the admin thread"))?;
     Ok(Daemon {
         _lock: lock,
