@@ -1,7 +1,13 @@
 //! How long a large policy takes: 1,000 zones, 100,000 prefixes, 10,000 rules in 100 files.
 //!
 //!     cargo run -p bulkhead-policy --release --example scale
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -138,7 +144,7 @@ fn text(file: usize, change: usize) -> String {
         let from = (number * 7919) % ZONES;
         let to = (number * 104_729 + number / ZONES * 37 + 13) % ZONES;
         let port = 1024 + number % 40_000 + if rule == 0 { change } else { 0 };
-        let action = if number % 20 == 0 { "deny" } else { "allow" };
+        let action = if number.is_multiple_of(20) { "deny" } else { "allow" };
         writeln!(
             text,
             "[[{action}]]\nfrom = \"z{from}\"\nto = [\"z{to}\", \"z{}\"]\nports = [\"tcp/{port}\", \"udp/{port}-{}\"]",

@@ -159,6 +159,6 @@ fn overlap(a: &Rule, b: &Rule) -> bool {
     ports && meet(&a.from, &b.from) && meet(&a.to, &b.to)
 }
 
-fn rules<'a>(files: &'a [Arc<FileAst>]) -> impl Iterator<Item = (&'a FileAst, &'a RuleAst)> {
+fn rules(files: &[Arc<FileAst>]) -> impl Iterator<Item = (&FileAst, &RuleAst)> {
     files.iter().flat_map(|file| file.rules.iter().map(move |rule| (&**file, rule)))
 }

@@ -189,7 +189,7 @@ fn read(path: PathBuf) -> Result<Source, SourceError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

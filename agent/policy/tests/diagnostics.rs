@@ -1,5 +1,5 @@
 //! Every kind of broken zone file shows its diagnostic; `tests/broken` has one file for each kind.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::path::{Path, PathBuf};
 

@@ -128,12 +128,15 @@ fn combinations(
     Ok(unions)
 }
 
+/// The names of a set's zones.
+type Names = Arc<[Arc<str>]>;
+
 /// Gives identities to sets.
 struct Named<'a> {
     model: &'a Model,
     sets: &'a Sets,
     numbers: &'a mut Numbers,
-    given: BTreeMap<SetId, (Identity, Arc<[Arc<str>]>)>,
+    given: BTreeMap<SetId, (Identity, Names)>,
 }
 
 impl Named<'_> {
@@ -142,7 +145,7 @@ impl Named<'_> {
             return Ok(());
         }
         let zones = self.model.zones();
-        let names: Arc<[Arc<str>]> = self
+        let names: Names = self
             .sets
             .get(set)
             .iter()

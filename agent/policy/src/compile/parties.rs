@@ -13,7 +13,7 @@ use bulkhead_abi::{Identity, IdentityState};
 use super::members::Members;
 use super::sets::ZoneIndex;
 use crate::image::RuleEntry;
-use crate::model::{Mode, Model, Posture, Rule, Selector, Zone};
+use crate::model::{Mode, Model, Posture, Rule, Selector, Sides, Zone};
 use crate::numbers::{Digest, Exhausted, Numbers};
 
 /// In how many identities a zone must be to be wide.
@@ -78,6 +78,8 @@ pub(super) type RuleIndex = u32;
 pub(super) struct NumberedRule {
     pub(super) rule: Arc<Rule>,
     pub(super) number: u32,
+    /// The rule's, near at hand.
+    pub(super) sides: Sides,
     from_any: bool,
     to_any: bool,
     from_wide: bool,
@@ -94,6 +96,8 @@ pub(super) struct Meeting {
     wide: bool,
     /// It may meet anyone, or a wide zone, at the other end.
     open: bool,
+    /// It meets anyone at the other end.
+    other_any: bool,
 }
 
 impl Meeting {
@@ -190,12 +194,10 @@ impl<'a> Parties<'a> {
         found.clear();
         let every = |rule: &RuleIndex| Match { rule: *rule, from_enforced: true, to_enforced: true };
         found.extend(self.any.iter().map(every));
-        let other_any =
-            |rule: RuleIndex, any: fn(&NumberedRule) -> bool| self.rules.get(rule as usize).is_some_and(any);
-        for m in from.from.iter().filter(|m| m.open && other_any(m.rule, |rule| rule.to_any)) {
+        for m in from.from.iter().filter(|m| m.other_any) {
             found.push(Match { rule: m.rule, from_enforced: m.enforced, to_enforced: true });
         }
-        for m in to.to.iter().filter(|m| m.open && other_any(m.rule, |rule| rule.from_any)) {
+        for m in to.to.iter().filter(|m| m.other_any) {
             found.push(Match { rule: m.rule, from_enforced: true, to_enforced: m.enforced });
         }
         let (mut left, mut right) = (from.from.iter().peekable(), to.to.iter().peekable());
@@ -292,6 +294,7 @@ impl<'a> Parties<'a> {
         let numbered = NumberedRule {
             rule: Arc::clone(rule),
             number,
+            sides: rule.sides,
             from_any: any(&rule.from),
             to_any: any(&rule.to),
             from_wide: wide(&from_zones),
@@ -304,14 +307,16 @@ impl<'a> Parties<'a> {
             (false, false) => {}
         }
         if !numbered.from_any {
-            let open = numbered.to_any || numbered.to_wide;
-            for (at, meeting) in self.meetings(index, &rule.from, &from_zones, open, inside) {
+            let (open, other_any) = (numbered.to_any || numbered.to_wide, numbered.to_any);
+            let plain = Meeting { rule: index, enforced: false, wide: false, open, other_any };
+            for (at, meeting) in self.meetings(plain, &rule.from, &from_zones, inside) {
                 self.all.get_mut(at).into_iter().for_each(|party| party.from.push(meeting));
             }
         }
         if !numbered.to_any {
-            let open = numbered.from_any || numbered.from_wide;
-            for (at, meeting) in self.meetings(index, &rule.to, &to_zones, open, inside) {
+            let (open, other_any) = (numbered.from_any || numbered.from_wide, numbered.from_any);
+            let plain = Meeting { rule: index, enforced: false, wide: false, open, other_any };
+            for (at, meeting) in self.meetings(plain, &rule.to, &to_zones, inside) {
                 self.all.get_mut(at).into_iter().for_each(|party| party.to.push(meeting));
             }
         }
@@ -320,13 +325,11 @@ impl<'a> Parties<'a> {
 
     fn meetings(
         &self,
-        rule: RuleIndex,
+        plain: Meeting,
         selectors: &[Selector],
         zones: &[ZoneIndex],
-        open: bool,
         inside: &[Vec<usize>],
     ) -> BTreeMap<usize, Meeting> {
-        let plain = Meeting { rule, enforced: false, wide: false, open };
         let mut met = BTreeMap::new();
         // World and node are the first two parties.
         for (at, selector) in [Selector::World, Selector::Node].iter().enumerate() {

@@ -72,7 +72,7 @@ impl<'a> Rulesets<'a> {
         for found in matches {
             let Some(numbered) = self.parties.rules.get(found.rule as usize) else { continue };
             let way = |shape: &SideShape, enforced: bool, silent: Sides| {
-                let speaks = shape.zoned && numbered.rule.sides != silent;
+                let speaks = shape.zoned && numbered.sides != silent;
                 u64::from(speaks) + u64::from(speaks && enforced && shape.enforcing)
             };
             let egress = way(egress, found.from_enforced, Sides::Ingress);
