@@ -1,6 +1,6 @@
 //! From zone files to what the kernel holds: `source → ast → model → checks → image → diff`.
 //!
-//! Each step is a value, and none of them touches the kernel. [`load`] turns files into a [`Model`] or
+//! Each step is a value, and none of them touches the kernel. [`load()`] turns files into a [`Model`] or
 //! into every mistake at once; [`compile()`] turns a model and the [`Facts`] of this host into an
 //! [`Image`]; [`oracle::judge`] decides a flow straight from the model, slowly and readably, and shares
 //! no code with the compiler: the two must always agree.

@@ -269,7 +269,7 @@ fn holds(prefixes: &[Prefix], addr: Addr) -> bool {
         let bit = |bytes: [u8; 16], n: u8| {
             bytes.get(usize::from(n / 8)).is_some_and(|byte| byte & (0x80 >> (n % 8)) != 0)
         };
-        same_family && (0..prefix.len).all(|n| bit(prefix.addr.0, n) == bit(addr.0, n))
+        same_family && (0..prefix.len).all(|n| bit(prefix.addr.octets(), n) == bit(addr.octets(), n))
     })
 }
 

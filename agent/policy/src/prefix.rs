@@ -28,7 +28,7 @@ impl Prefix {
     /// The prefix of the first `len` bits of `addr`; a `len` over 128 counts as 128.
     pub fn new(addr: Addr, len: u8) -> Self {
         let len = len.min(128);
-        Self { addr: Addr((bits(addr) & mask(len)).to_be_bytes()), len }
+        Self { addr: Addr::from_octets((bits(addr) & mask(len)).to_be_bytes()), len }
     }
 
     /// The prefix of one address.
@@ -61,19 +61,23 @@ impl Prefix {
 pub fn from_ip(ip: IpAddr) -> Addr {
     match ip {
         IpAddr::V4(v4) => Addr::v4(v4.octets()),
-        IpAddr::V6(v6) => Addr(v6.octets()),
+        IpAddr::V6(v6) => Addr::from_octets(v6.octets()),
     }
 }
 
 /// The standard library's address of 16 bytes; mapped addresses read as IPv4.
 pub fn to_ip(addr: Addr) -> IpAddr {
-    let [.., a, b, c, d] = addr.0;
-    if addr.is_v4() { IpAddr::V4(Ipv4Addr::new(a, b, c, d)) } else { IpAddr::V6(Ipv6Addr::from(addr.0)) }
+    let [.., a, b, c, d] = addr.octets();
+    if addr.is_v4() {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(addr.octets()))
+    }
 }
 
 /// The bits of an address, the first one the most significant.
 pub(crate) fn bits(addr: Addr) -> u128 {
-    u128::from_be_bytes(addr.0)
+    u128::from_be_bytes(addr.octets())
 }
 
 fn mask(len: u8) -> u128 {
@@ -87,7 +91,7 @@ impl fmt::Display for Prefix {
         if self.is_v4() {
             write!(f, "{}/{len}", to_ip(self.addr))
         } else {
-            write!(f, "{}/{len}", Ipv6Addr::from(self.addr.0))
+            write!(f, "{}/{len}", Ipv6Addr::from(self.addr.octets()))
         }
     }
 }
@@ -106,7 +110,7 @@ mod tests {
     fn host_bits_are_cleared_and_text_is_of_its_family() {
         let prefix = Prefix::new(Addr::v4([10, 1, 2, 3]), 96 + 8);
         assert_eq!(prefix.to_string(), "10.0.0.0/8");
-        assert_eq!(Prefix::new(Addr([0xfd; 16]), 16).to_string(), "fdfd::/16");
+        assert_eq!(Prefix::new(Addr::from_octets([0xfd; 16]), 16).to_string(), "fdfd::/16");
         assert_eq!(Prefix::new(Addr::ANY, 0).to_string(), "::/0");
     }
 
@@ -117,6 +121,6 @@ mod tests {
         assert!(wide.covers_prefix(&narrow) && !narrow.covers_prefix(&wide));
         assert!(wide.overlaps(&narrow) && narrow.overlaps(&wide));
         assert!(!wide.covers_bits(Addr::v4([11, 0, 0, 0])));
-        assert!(Prefix::new(Addr::ANY, 0).covers_bits(Addr([0xff; 16])));
+        assert!(Prefix::new(Addr::ANY, 0).covers_bits(Addr::from_octets([0xff; 16])));
     }
 }

@@ -115,9 +115,9 @@ pub fn addresses() -> impl Strategy<Value = Addr> + Clone {
         1 => select(vec![
             Addr::v4([127, 0, 0, 1]),
             Addr::v4([127, 9, 9, 9]),
-            Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+            Addr::from_octets([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
             Addr::v4([192, 0, 2, 1]),
-            Addr([0xff; 16]),
+            Addr::from_octets([0xff; 16]),
         ]),
     ]
 }
@@ -225,5 +225,5 @@ fn v4(n: u8) -> Addr {
 }
 
 fn v6(n: u8) -> Addr {
-    Addr([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n])
+    Addr::from_octets([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n])
 }

@@ -151,7 +151,7 @@ fn marks(zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Vec<(Prefix, Mark)> {
     let mut marks = vec![
         (Prefix::ALL_V4, Mark::Barrier),
         (Prefix::new(Addr::v4([127, 0, 0, 0]), 96 + 8), Mark::Node),
-        (Prefix::host(Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])), Mark::Node),
+        (Prefix::host(Addr::from_octets([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])), Mark::Node),
     ];
     marks.extend(node.iter().map(|addr| (Prefix::host(*addr), Mark::Node)));
     for (index, zone) in (0..).zip(zones) {

@@ -16,7 +16,7 @@ impl Image {
         let mut words = |words: &[u32]| words.iter().for_each(|word| hasher.update(word.to_be_bytes()));
         words(&[1, len(self.prefixes.len())]);
         for (prefix, identity) in self.prefixes.iter() {
-            let bits = prefix.addr.0;
+            let bits = prefix.addr.octets();
             let word = |at: usize| {
                 bits.iter().skip(at).take(4).fold(0u32, |word, byte| word << 8 | u32::from(*byte))
             };
