@@ -20,14 +20,16 @@ mod members;
 mod pairs;
 mod parties;
 mod prefixes;
+mod rules;
 mod ruleset;
 mod rulesets;
 mod sets;
 mod verdict;
 
 use members::Members;
-use parties::{Parties, RuleMemo};
+use parties::Parties;
 use prefixes::FlatMemo;
+use rules::RuleMemo;
 use rulesets::RulesetMemo;
 
 /// Why a policy has no image.

@@ -235,3 +235,20 @@ fn many_zones_make_few_pairs() {
     assert_eq!(image.lookup(a, Identity::WORLD, Protocol::TCP, 443).egress().verdict, Verdict::Allow);
     assert_eq!(image.lookup(a, Identity::WORLD, Protocol::TCP, 444).egress().verdict, Verdict::Deny);
 }
+
+#[test]
+fn a_rule_between_too_many_zones_is_refused_at_once() {
+    let zones: Vec<Arc<Zone>> = (0..2000u32)
+        .map(|n| {
+            let mut zone = Zone::new(&format!("z{n}"));
+            let addr = bulkhead_abi::Addr::v4([10, 0, (n >> 8) as u8, n as u8]);
+            zone.cidrs = vec![bulkhead_policy::Prefix::host(addr)];
+            Arc::new(zone)
+        })
+        .collect();
+    let all: Vec<_> = zones.iter().map(|zone| bulkhead_policy::model::Selector::named(&zone.name)).collect();
+    let rule = bulkhead_policy::Rule::allow(all.clone(), all);
+    let model = Model::new(zones, vec![Arc::new(rule)]);
+    let error = compile(&model, &Facts::default(), &mut Numbers::default()).unwrap_err().to_string();
+    assert!(error.contains("4000000") && error.contains("2097152"), "{error}");
+}

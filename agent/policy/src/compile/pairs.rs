@@ -28,9 +28,15 @@ pub(super) fn compile(
         classes.entry(party.class).or_insert(party);
     }
     capacity("pairs of identity classes", classes.len().saturating_mul(classes.len()), limits::PAIRS, HELP)?;
-    let limit = limits::PAIRS as usize;
-    let narrow = parties.narrow_pairs(limit * 2);
-    capacity("pairs that rules single out", narrow.len(), limits::PAIRS * 2, HELP)?;
+    // Some of them may turn out to be as their classes are, but not half.
+    let limit = limits::PAIRS * 2;
+    let narrow = match parties.narrow_pairs(limit as usize) {
+        Ok(narrow) => narrow,
+        Err(needed) => {
+            capacity("pairs that rules single out", needed, limit, HELP)?;
+            Vec::new()
+        }
+    };
 
     let mut rulesets = Rulesets::new(parties, memo, numbers);
     let mut pairs = Vec::with_capacity(narrow.len());

@@ -19,57 +19,6 @@ use crate::numbers::{Digest, Exhausted, Numbers};
 /// In how many identities a zone must be to be wide.
 const WIDE: usize = 32;
 
-/// Numbers and names of the rules of the last policy.
-#[derive(Debug, Default)]
-pub(super) struct RuleMemo {
-    /// By the rule's address in memory, which is nobody else's as long as the rule is kept.
-    known: HashMap<usize, (Arc<Rule>, u32, Arc<RuleEntry>)>,
-}
-
-impl RuleMemo {
-    /// The number and entry of every rule, in the model's order.
-    pub(super) fn entries(
-        &mut self,
-        model: &Model,
-        numbers: &mut Numbers,
-    ) -> Result<Vec<(u32, Arc<RuleEntry>)>, Exhausted> {
-        let mut known = HashMap::with_capacity(model.rules().len());
-        // New numbers go by content, so that they do not depend on the order of files.
-        let mut new: Vec<(Digest, &Arc<Rule>)> = Vec::new();
-        for rule in model.rules() {
-            match self.known.remove(&address(rule)) {
-                Some(entry) => _ = known.insert(address(rule), entry),
-                None => new.push((fingerprint(rule), rule)),
-            }
-        }
-        new.sort_by_key(|(digest, _)| *digest);
-        for (digest, rule) in new {
-            let entry = RuleEntry {
-                name: rule.name.clone(),
-                tier: rule.tier,
-                action: rule.action,
-                location: rule.location.clone(),
-                text: rule.to_string(),
-            };
-            known.insert(address(rule), (Arc::clone(rule), numbers.rule(digest)?, Arc::new(entry)));
-        }
-        self.known = known;
-        let entry = |rule| self.known.get(&address(rule)).map(|(_, number, e)| (*number, Arc::clone(e)));
-        Ok(model.rules().iter().filter_map(entry).collect())
-    }
-}
-
-fn address(rule: &Arc<Rule>) -> usize {
-    Arc::as_ptr(rule).addr()
-}
-
-/// What a rule says, wherever it is written.
-fn fingerprint(rule: &Rule) -> Digest {
-    let name = rule.name.as_deref().unwrap_or_default();
-    let named = if rule.name.is_some() { "named" } else { "" };
-    Digest::of([named.as_bytes(), name.as_bytes(), rule.to_string().as_bytes()])
-}
-
 /// A rule by its place in [`Model::rules`].
 pub(super) type RuleIndex = u32;
 
@@ -218,9 +167,9 @@ impl<'a> Parties<'a> {
         found.sort_unstable();
     }
 
-    /// The pairs that some rule meets narrowly at both ends, or that share a narrow zone; at most
-    /// about `limit` of them, which is more than can be used.
-    pub(super) fn narrow_pairs(&self, limit: usize) -> Vec<(u32, u32)> {
+    /// The pairs that some rule meets narrowly at both ends, or that share a narrow zone. If they are
+    /// more than `limit`, how many they are at least.
+    pub(super) fn narrow_pairs(&self, limit: usize) -> Result<Vec<(u32, u32)>, usize> {
         let mut froms: Vec<Vec<u32>> = vec![Vec::new(); self.rules.len()];
         let mut tos = froms.clone();
         let mut sharing: Vec<Vec<u32>> = vec![Vec::new(); self.model.zones().len()];
@@ -238,20 +187,23 @@ impl<'a> Parties<'a> {
         }
         let mut pairs = Vec::new();
         for (froms, tos) in froms.iter().zip(&tos).chain(sharing.iter().zip(&sharing)) {
+            let more = froms.len().saturating_mul(tos.len());
+            if more > limit {
+                return Err(more);
+            }
             for from in froms {
                 pairs.extend(tos.iter().map(|to| (*from, *to)));
             }
-            if pairs.len() > limit {
-                pairs.sort_unstable();
-                pairs.dedup();
+            // Many rules may single out the same pair, so the sum alone says nothing.
+            if pairs.len() > 2 * limit {
+                dedup(&mut pairs);
                 if pairs.len() > limit {
-                    break;
+                    return Err(pairs.len());
                 }
             }
         }
-        pairs.sort_unstable();
-        pairs.dedup();
-        pairs
+        dedup(&mut pairs);
+        if pairs.len() > limit { Err(pairs.len()) } else { Ok(pairs) }
     }
 
     /// Whether both share a zone in which traffic flows, and whether the first, or the second, does so
@@ -371,6 +323,11 @@ impl<'a> Parties<'a> {
         self.all.get_mut(at).into_iter().for_each(|party| party.class = class);
         Ok(())
     }
+}
+
+fn dedup(pairs: &mut Vec<(u32, u32)>) {
+    pairs.sort_unstable();
+    pairs.dedup();
 }
 
 fn unzoned(identity: Identity, class: u32) -> Party {
