@@ -48,10 +48,27 @@ struct Watched {
 
 type Identity = (u64, u64);
 
-#[derive(Clone, Copy, Debug)]
+/// A burst of changes that nobody was woken for yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Pending {
     first: Instant,
     due: Instant,
+    /// Only files in the making so far.
+    patient: bool,
+}
+
+impl Pending {
+    /// What is pending after one more change, a complete one or that of a file in the making.
+    fn after(pending: Option<Self>, now: Instant, complete: bool) -> Self {
+        match pending {
+            Some(pending) if !complete => pending,
+            Some(Self { first, patient: false, .. }) => {
+                Self { first, due: (now + QUIET).min(first + LIMIT), patient: false }
+            }
+            _ if complete => Self { first: now, due: now + QUIET, patient: false },
+            _ => Self { first: now, due: now + PATIENCE, patient: true },
+        }
+    }
 }
 
 impl FolderWatch {
@@ -100,7 +117,7 @@ impl FolderWatch {
                         drop(guard);
                         if let Ok(Err(error)) = read {
                             tracing::debug!(%error, "reading the folder's changes failed");
-                            self.note(QUIET);
+                            self.note(true);
                         }
                         for (descriptor, mask, name) in seen {
                             self.judge(&descriptor, mask, name.as_deref());
@@ -115,7 +132,7 @@ impl FolderWatch {
 
     fn judge(&mut self, descriptor: &WatchDescriptor, mask: EventMask, name: Option<&OsStr>) {
         if mask.contains(EventMask::Q_OVERFLOW) {
-            return self.note(QUIET);
+            return self.note(true);
         }
         if self.parent.as_ref().is_some_and(|parent| parent.is(descriptor)) {
             if name == self.folder.path.file_name() {
@@ -138,21 +155,11 @@ impl FolderWatch {
                 .join(name)
                 .symlink_metadata()
                 .is_ok_and(|file| file.is_file() && file.nlink() == 1);
-        self.note(if fresh { PATIENCE } else { QUIET });
+        self.note(!fresh);
     }
 
-    /// Something happened that should be looked at `after` some quiet.
-    fn note(&mut self, after: Duration) {
-        let now = Instant::now();
-        let pending = match self.pending {
-            Some(Pending { first, due }) if after == QUIET => {
-                // A burst of complete saves is put off as a whole, by LIMIT at most.
-                Pending { first, due: (now + QUIET).min(first + LIMIT).max(now).min(due.max(now + QUIET)) }
-            }
-            Some(pending) => pending,
-            None => Pending { first: now, due: now + after },
-        };
-        self.pending = Some(pending);
+    fn note(&mut self, complete: bool) {
+        self.pending = Some(Pending::after(self.pending, Instant::now(), complete));
     }
 
     /// Watches what is at the paths now, and notes whether that is something else than before.
@@ -162,7 +169,7 @@ impl FolderWatch {
             parent.follow(watches.clone());
         }
         if self.folder.follow(watches) {
-            self.note(QUIET);
+            self.note(true);
         }
     }
 }

@@ -145,23 +145,24 @@ fn a_folder_behind_a_swapped_link_is_followed() {
 }
 
 #[test]
-fn a_steady_stream_of_saves_wakes_within_the_limit() {
-    run(async {
-        let mut scene = scene();
-        let folder = scene.folder.clone();
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let writer = std::thread::spawn({
-            let stop = std::sync::Arc::clone(&stop);
-            move || {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    fs::write(folder.join("web.toml"), "x").unwrap();
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
-        });
-        let woke = scene.wakes(SOON).await;
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        writer.join().unwrap();
-        assert!(woke);
-    });
+fn a_burst_is_put_off_until_it_is_quiet_and_no_longer_than_the_limit() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let mut pending = Pending::after(None, start, true);
+    assert_eq!(pending.due, start + QUIET);
+    for millis in 1..200 {
+        pending = Pending::after(Some(pending), at(millis), true);
+        assert_eq!(pending.due, (at(millis) + QUIET).min(start + LIMIT));
+    }
+}
+
+#[test]
+fn a_complete_save_does_not_wait_for_a_file_in_the_making() {
+    let start = Instant::now();
+    let making = Pending::after(None, start, false);
+    assert_eq!(making.due, start + PATIENCE);
+    let later = start + Duration::from_millis(500);
+    let saved = Pending::after(Some(making), later, true);
+    assert_eq!(saved.due, later + QUIET);
+    assert_eq!(Pending::after(Some(saved), later, false), saved);
 }

@@ -62,24 +62,24 @@ pub async fn serve(listener: StdListener, uid: u32, answers: Arc<dyn Answers>) -
 async fn converse(stream: UnixStream, uid: u32, answers: Arc<dyn Answers>) -> std::io::Result<()> {
     let admitted = bulkhead_sys::unix::peer_with_uid(&stream, uid);
     let (read, mut write) = stream.into_split();
-    let replies = match admitted {
-        Err(error) => {
+    // Read even where it is not heard: closing on unread bytes would reset the answer away.
+    let request = request(read).await;
+    let answer = match (admitted, request) {
+        (Err(error), _) => {
             tracing::warn!(%error, "somebody was refused at the control socket");
-            vec![Reply::Error { message: error.to_string() }]
+            Err(error.to_string())
         }
-        Ok(_) => match request(read).await {
-            Err(message) => vec![Reply::Error { message }],
-            Ok(request) => {
-                let answer = tokio::task::spawn_blocking(move || answers.answer(request)).await;
-                match answer.unwrap_or_else(|error| Err(error.to_string())) {
-                    Ok(mut replies) => {
-                        replies.push(Reply::Done);
-                        replies
-                    }
-                    Err(message) => vec![Reply::Error { message }],
-                }
-            }
-        },
+        (Ok(_), Err(message)) => Err(message),
+        (Ok(_), Ok(request)) => tokio::task::spawn_blocking(move || answers.answer(request))
+            .await
+            .unwrap_or_else(|error| Err(error.to_string())),
+    };
+    let replies = match answer {
+        Ok(mut replies) => {
+            replies.push(Reply::Done);
+            replies
+        }
+        Err(message) => vec![Reply::Error { message }],
     };
     let mut text = Vec::new();
     for reply in &replies {

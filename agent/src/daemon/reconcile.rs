@@ -161,11 +161,11 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
     /// As [`Reconciler::reload`], with a model that was loaded already.
     pub fn adopt(&mut self, model: Arc<Model>, start: Instant) -> Outcome {
         match self.put(&model, start) {
-            Ok(changed) => {
+            Ok(done) => {
                 self.model = Some(model);
-                self.succeeded(changed, start.elapsed());
+                self.succeeded(done.changed, done.enforced_after);
                 self.publish();
-                if changed { Outcome::Committed } else { Outcome::Unchanged }
+                done.outcome()
             }
             Err(refusal) => {
                 self.retry = Some(model);
@@ -212,9 +212,7 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
         let result = match diff {
             Some(diff) if diff.is_empty() => Ok(Outcome::Unchanged),
             Some(diff) if diff.is_membership() => self.move_workloads(&image),
-            _ => self
-                .commit(&image, start)
-                .map(|changed| if changed { Outcome::Committed } else { Outcome::Unchanged }),
+            _ => self.commit(&image, start).map(|done| done.outcome()),
         };
         match result {
             Ok(outcome) => {
@@ -234,13 +232,13 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
         }
     }
 
-    fn put(&mut self, model: &Model, start: Instant) -> Result<bool, Refusal> {
+    fn put(&mut self, model: &Model, start: Instant) -> Result<Done, Refusal> {
         let image = self.compiler.compile(model, &self.facts).map_err(Refusal::because)?;
         let same = self.image.as_deref().is_some_and(|before| before.diff(&image).is_empty());
         // The same tables may come of other lines: names and places of rules are shown, not enforced.
-        let changed = if same { false } else { self.commit(&image, start)? };
+        let done = if same { Done::nothing(start) } else { self.commit(&image, start)? };
         self.image = Some(Arc::new(image));
-        Ok(changed)
+        Ok(done)
     }
 
     fn move_workloads(&mut self, image: &Image) -> Result<Outcome, Refusal> {
@@ -249,28 +247,29 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
         Ok(Outcome::Membership)
     }
 
-    fn commit(&mut self, image: &Image, start: Instant) -> Result<bool, Refusal> {
+    fn commit(&mut self, image: &Image, start: Instant) -> Result<Done, Refusal> {
         self.labels.learn(image);
         self.state.save(self.compiler.numbers(), &self.labels).map_err(Refusal::because)?;
         let commit = self.kernel.commit(image).map_err(Refusal::because)?;
         self.shared.update(|snapshot| snapshot.generation = commit.generation);
+        // From its one store on the new policy holds; the old one is cleaned up behind that.
+        let clean_up = commit.total.saturating_sub(commit.stage);
+        let enforced_after = start.elapsed().saturating_sub(clean_up);
         if commit.changed {
-            let clean_up = commit.total.saturating_sub(commit.stage);
             tracing::info!(
                 generation = commit.generation,
                 written = commit.written,
                 removed = commit.removed,
-                enforced_after_us = micros(start.elapsed().saturating_sub(clean_up)),
-                took_us = micros(start.elapsed()),
+                enforced_after_us = micros(enforced_after),
+                cleaned_up_us = micros(clean_up),
                 "policy enforced"
             );
         }
-        if self.compiler.numbers().len()
-            > image.identities.len() * 2 + image.rulesets.len() + image.rules.len() + SPARE_NUMBERS
-        {
+        let used = image.identities.len() * 2 + image.rulesets.len() + image.rules.len();
+        if self.compiler.numbers().len() > used + SPARE_NUMBERS {
             self.compiler.retain(&[image]);
         }
-        Ok(commit.changed)
+        Ok(Done { changed: commit.changed, enforced_after })
     }
 
     fn succeeded(&mut self, changed: bool, took: Duration) {
@@ -315,6 +314,22 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
                 snapshot.labels = Arc::new(self.labels.clone());
             }
         });
+    }
+}
+
+/// A policy that is in force.
+struct Done {
+    changed: bool,
+    enforced_after: Duration,
+}
+
+impl Done {
+    fn nothing(start: Instant) -> Self {
+        Self { changed: false, enforced_after: start.elapsed() }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.changed { Outcome::Committed } else { Outcome::Unchanged }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::datapath::EndpointQuery;
 const NOWHERE: [Addr; 3] = [
     Addr::v4([203, 0, 113, 1]),
     Addr::v4([198, 51, 100, 1]),
-    Addr([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+    Addr::from_octets([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
 ];
 
 /// Who is meant.
