@@ -155,6 +155,23 @@ fn a_denial_is_enforced_if_the_enforcing_zones_alone_would_deny() {
     assert_eq!(judge(&rules, "192.0.2.9", "10.0.3.1", "tcp/80"), "allow (open) / audit (deny-rule) no");
 }
 
+/// The two identities differ in nothing but the mode of the zone that the rule names: they must not be
+/// of one class.
+#[test]
+fn a_rule_speaks_with_the_mode_of_the_zone_that_it_names() {
+    let open = "default = { ingress = \"allow\", egress = \"allow\" }";
+    let text = format!(
+        "[zone.a]\ncidrs = [\"10.0.1.0/24\"]\nmode = \"audit\"\n{open}\n\
+         [zone.b]\ncidrs = [\"10.0.2.0/24\"]\n{open}\n[zone.c]\ncidrs = [\"10.0.0.0/16\"]\n{open}\n\
+         [[deny]]\nname = \"no\"\nfrom = [\"a\", \"b\"]\nto = \"any\"\n"
+    );
+    let sources = Sources::new([Source::new("x.toml", text.into_bytes())]);
+    let model = load(&sources, &Capabilities::this_build()).unwrap().model;
+    let judge = |from| short(&explained(&model, from, "192.0.2.9", "tcp/80"));
+    assert_eq!(judge("10.0.1.1"), "audit (deny-rule) no / allow (open)");
+    assert_eq!(judge("10.0.2.1"), "deny (deny-rule) no / allow (open)");
+}
+
 #[test]
 fn the_first_rule_by_place_is_named() {
     let rules = allow("b", "any", "web", "") + &allow("a", "world", "web", "");
