@@ -1,29 +1,20 @@
 //! Addresses and protocol numbers.
 
+use core::{cmp::Ordering, fmt};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-)]
+///
+/// Two words in memory, so that programs move and compare it in two steps: the verifier walks every
+/// turn of a loop over bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
-pub struct Addr(pub [u8; 16]);
+pub struct Addr([u64; 2]);
 
 impl Addr {
     /// `::`, which is also how a socket that is bound to every address of both families is written.
-    pub const ANY: Self = Self([0; 16]);
+    pub const ANY: Self = Self([0; 2]);
     /// `::ffff:0.0.0.0`: bound to every IPv4 address.
     pub const ANY_V4: Self = Self::v4([0; 4]);
 
@@ -31,29 +22,76 @@ impl Addr {
     #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {
         let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self::from_octets([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
 
     /// Whether this is an IPv4 address in its mapped form.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
-        let [head @ .., _, _, _, _] = &self.0;
-        *head == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+        let (high, low) = self.words();
+        high == 0 && low >> 32 == 0xffff
     }
 
     /// 127.0.0.0/8 or ::1.
     #[inline(always)]
     pub fn is_loopback(&self) -> bool {
-        if self.is_v4() {
-            return matches!(self.0, [.., 127, _, _, _]);
-        }
-        self.0 == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+        let (high, low) = self.words();
+        high == 0 && (low == 1 || low >> 24 == 0xffff_7f)
     }
 
     /// `::` or `0.0.0.0`.
     #[inline(always)]
     pub fn is_unspecified(&self) -> bool {
-        *self == Self::ANY || *self == Self::ANY_V4
+        let (high, low) = self.words();
+        high == 0 && (low == 0 || low == 0xffff << 32)
+    }
+
+    /// The address with these bytes, in network order.
+    #[inline(always)]
+    pub const fn from_octets(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])])
+    }
+
+    /// The address with these two halves, each as it lies in memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        Self(words)
+    }
+
+    /// Its bytes, in network order.
+    #[inline(always)]
+    pub const fn octets(&self) -> [u8; 16] {
+        let [high, low] = self.0;
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (high.to_ne_bytes(), low.to_ne_bytes());
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// The upper and the lower half as numbers.
+    #[inline(always)]
+    pub const fn words(&self) -> (u64, u64) {
+        let [high, low] = self.0;
+        (u64::from_be(high), u64::from_be(low))
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Addr({})", core::net::Ipv6Addr::from(self.octets()))
+    }
+}
+
+impl Ord for Addr {
+    #[inline(always)]
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.words().cmp(&other.words())
+    }
+}
+
+impl PartialOrd for Addr {
+    #[inline(always)]
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

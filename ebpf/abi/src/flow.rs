@@ -52,7 +52,18 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The key of a packet, and whether its source is the lower end.
+    /// A key of nothing yet.
+    pub const BLANK: Self = Self {
+        low: Addr::ANY,
+        high: Addr::ANY,
+        netns: 0,
+        low_port: 0,
+        high_port: 0,
+        protocol: 0,
+        _reserved: [0; 3],
+    };
+
+    /// The key of a packet between two ends, and whether the first one named is the lower end.
     #[inline(always)]
     pub fn new(src: (Addr, u16), dst: (Addr, u16), protocol: Protocol, netns: u64) -> (Self, bool) {
         let source_is_low = src <= dst;
@@ -62,6 +73,16 @@ impl FlowKey {
             Self { low, high, netns, low_port, high_port, protocol: protocol.0, _reserved: [0; 3] },
             source_is_low,
         )
+    }
+
+    /// A digest that a [`FlowState`] carries, so that a reader notices when the kernel gave the table's
+    /// element to another flow under its hands.
+    #[inline(always)]
+    pub fn tag(&self) -> u32 {
+        let ((a, b), (c, d)) = (self.low.words(), self.high.words());
+        let ports = (u64::from(self.low_port) << 16) | u64::from(self.high_port);
+        let mix = a ^ b.rotate_left(5) ^ c.rotate_left(11) ^ d.rotate_left(17) ^ ports;
+        (mix as u32) ^ ((mix >> 32) as u32) ^ (u32::from(self.protocol) << 24) ^ 0x5a5a_a5a5
     }
 }
 
@@ -100,6 +121,10 @@ pub struct FlowState {
     pub tcp: u8,
     /// Zero.
     pub _reserved: [u8; 3],
+    /// [`FlowKey::tag`] of the flow that this is.
+    pub tag: u32,
+    /// Zero.
+    pub _reserved2: u32,
 }
 
 impl FlowState {
@@ -181,15 +206,14 @@ pub struct SocketFlow {
 impl SocketFlow {
     /// This end opened the flow.
     pub const FLAG_OPENER: u8 = 1;
-    /// No packet yet: the first one counts the flow and hands the opener over.
-    pub const FLAG_FIRST: u8 = 2;
     /// The other end is on this node, and counts.
     pub const FLAG_LOCAL: u8 = 4;
     /// It lived before enforcement began.
     pub const FLAG_ADOPTED: u8 = 8;
 }
 
-/// Who made a socket. A socket keeps the cgroup that it was created in, also when it is passed on.
+/// Who made a socket, and what it was bound to. A socket keeps the cgroup that it was created in, also
+/// when it is passed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketOwner {
@@ -197,11 +221,25 @@ pub struct SocketOwner {
     pub cgroup: u64,
     /// Its network namespace cookie.
     pub netns: u64,
+    /// Under which key it is registered as a receiver; port 0 while it is not.
+    pub bound: ListenerKey,
 }
 
 /// Key of a registered receiver: a socket that was bound.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[repr(C)]
 pub struct ListenerKey {
@@ -251,17 +289,15 @@ pub struct Doomed {
     pub remote_port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// [`Reason`](crate::Reason) code.
-    pub reason: u8,
     /// Zero.
-    pub _reserved: [u8; 2],
+    pub _reserved: [u8; 3],
 }
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 48);
-    assert!(size_of::<FlowState>() == 96);
+    assert!(size_of::<FlowState>() == 104);
     assert!(size_of::<SocketFlow>() == 72);
-    assert!(size_of::<SocketOwner>() == 16);
+    assert!(size_of::<SocketOwner>() == 48);
     assert!(size_of::<ListenerKey>() == 32);
     assert!(size_of::<Listener>() == 24);
     assert!(size_of::<Doomed>() == 48);

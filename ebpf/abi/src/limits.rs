@@ -21,6 +21,8 @@ pub const DENIED: u32 = 16_384;
 pub const LISTENERS: u32 = 65_536;
 /// Addresses of this node's network namespaces.
 pub const LOCALS: u32 = 65_536;
+/// Network namespaces of this node.
+pub const HOMES: u32 = 16_384;
 /// Distinct (from, to, verdict, reason) that are counted apart.
 pub const COUNTERS: u32 = 16_384;
 /// Sockets waiting to be ended by the agent.

@@ -3,8 +3,14 @@
 macro_rules! names {
     ($($(#[$doc:meta])* $ident:ident = $name:literal;)*) => {
         $($(#[$doc])* pub const $ident: &str = $name;)*
+        /// Every map.
+        pub const MAPS: &[&str] = &[$($name),*];
     };
 }
+
+/// Version of the maps' layout: raised whenever a key, a value, a capacity or a map changes, so that
+/// programs never meet tables of another shape.
+pub const LAYOUT: &str = "1";
 
 names! {
     /// [`Control`](crate::Control), one entry, memory-mapped.
@@ -25,6 +31,8 @@ names! {
     FAILSAFE = "FAILSAFE";
     /// [`FlowKey`](crate::FlowKey) → [`FlowState`](crate::FlowState).
     FLOWS = "FLOWS";
+    /// One flow of zeroes.
+    BLANK_FLOW = "BLANK_FLOW";
     /// Flows that were denied lately.
     DENIED = "DENIED";
     /// Socket → [`SocketFlow`](crate::SocketFlow).
@@ -35,8 +43,12 @@ names! {
     LISTENERS = "LISTENERS";
     /// Address → [`LocalAddress`](crate::LocalAddress).
     LOCALS = "LOCALS";
+    /// Network namespace cookie → [`Home`](crate::tables::Home).
+    HOMES = "HOMES";
     /// [`CounterKey`](crate::CounterKey) → [`SlotOwner`](crate::SlotOwner).
     SLOTS = "SLOTS";
+    /// One word: how many counter slots were handed out.
+    SLOTS_USED = "SLOTS_USED";
     /// Slot → [`Counter`](crate::Counter), per CPU.
     COUNTERS = "COUNTERS";
     /// Socket cookie → [`Doomed`](crate::flow::Doomed).
@@ -77,11 +89,9 @@ impl Loss {
 }
 
 /// Programs, by the kernel's name of their hook.
-pub const PROGRAMS: [&str; 10] = [
+pub const PROGRAMS: [&str; 8] = [
     "connect4",
     "connect6",
-    "sendmsg4",
-    "sendmsg6",
     "post_bind4",
     "post_bind6",
     "sock_create",

@@ -36,6 +36,8 @@ impl Identity {
     pub const WORLD: Self = Self(0);
     /// In no zone, and this host itself.
     pub const NODE: Self = Self(1);
+    /// Cannot be told: the tables miss the union of what cgroup and address say. Closed.
+    pub const UNKNOWN: Self = Self(u32::MAX);
     /// The first number for a set of zones.
     pub const FIRST: u32 = 16;
     /// Set in the numbers of identity *classes*: identities that the rules treat alike.
@@ -95,16 +97,15 @@ pub struct IdentityValue {
     pub state: [IdentityState; 2],
 }
 
-/// Value of the workload table: whose zones a cgroup is in. Membership, not policy: no generation.
+/// Value of the workload table: whose zones a cgroup is in. A workload that comes or goes is membership,
+/// not policy: both versions are written at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WorkloadValue {
     /// The key once more.
     pub cgroup: u64,
-    /// The identity that the cgroup alone gives.
-    pub identity: Identity,
-    /// Zero.
-    pub _reserved: u32,
+    /// The identity that the cgroup alone gives, indexed by the generation's parity.
+    pub identity: [Identity; 2],
 }
 
 /// From and to; for the union table: by cgroup and by address.
@@ -198,6 +199,15 @@ impl Cell {
         }
     }
 
+    /// An answer that denies on both sides.
+    pub const CLOSED: Self = Self {
+        verdict: [Verdict::Deny as u8; 2],
+        reason: [Reason::Inconsistent as u8; 2],
+        tls: 0,
+        _reserved: [0; 3],
+        rule: [0; 2],
+    };
+
     /// The opener's side.
     #[inline(always)]
     pub const fn egress(&self) -> SideAnswer {
@@ -278,6 +288,17 @@ pub struct LocalAddress {
     pub netns: u64,
 }
 
+/// The addresses that a namespace's sockets send from, where there is exactly one per family, so that a
+/// connecting socket's address is known before the route is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Home {
+    /// The one IPv4 address, or `::` if there is none or more than one.
+    pub v4: Addr,
+    /// The one global IPv6 address, or `::` if there is none or more than one.
+    pub v6: Addr,
+}
+
 /// What can be changed while programs run, apart from the policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -288,8 +309,6 @@ pub struct Control {
     pub host_netns: u64,
     /// See the `FLAG_` constants.
     pub flags: u64,
-    /// Next free counter slot; the kernel counts it up.
-    pub next_slot: u64,
 }
 
 impl Control {
@@ -326,6 +345,6 @@ const _: () = {
     assert!(size_of::<CounterKey>() == 12);
     assert!(size_of::<Counter>() == 24);
     assert!(size_of::<LocalAddress>() == 24);
-    assert!(size_of::<Control>() == 32);
+    assert!(size_of::<Control>() == 24);
     assert!(size_of::<FailsafeKey>() == 4);
 };

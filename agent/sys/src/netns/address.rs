@@ -51,7 +51,7 @@ fn parse(payload: &[u8]) -> Result<Option<InterfaceAddress>> {
     let bytes = local.or(address).ok_or(MALFORMED)?;
     let (addr, offset) = match i32::from(header.family) {
         libc::AF_INET => (Addr::v4(bytes.try_into().map_err(|_| MALFORMED)?), 96),
-        libc::AF_INET6 => (Addr(bytes.try_into().map_err(|_| MALFORMED)?), 0),
+        libc::AF_INET6 => (Addr::from_octets(bytes.try_into().map_err(|_| MALFORMED)?), 0),
         _ => return Ok(None),
     };
     let prefix_len = header.prefix_len.checked_add(offset).filter(|len| *len <= 128).ok_or(MALFORMED)?;
@@ -80,7 +80,7 @@ mod tests {
             bytes.iter_mut().zip(head).for_each(|(to, from)| *to = from);
             let [.., to] = &mut bytes;
             *to = last;
-            Addr(bytes)
+            Addr::from_octets(bytes)
         };
         let mut found: Vec<_> =
             ns.addresses().unwrap().into_iter().map(|found| (found.addr, found.prefix_len)).collect();

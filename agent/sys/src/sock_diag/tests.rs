@@ -143,7 +143,7 @@ fn udp_tells_connected_from_unconnected() {
     let found = find(&sockets, cookie(&open));
     assert_eq!((found.state, found.local, found.remote), (State::CLOSE, Addr::ANY_V4, Addr::ANY_V4));
     let found = find(&sockets, cookie(&connected));
-    let one = Addr(Ipv6Addr::LOCALHOST.octets());
+    let one = Addr::from_octets(Ipv6Addr::LOCALHOST.octets());
     assert_eq!((found.state, found.remote, found.remote_port), (State::ESTABLISHED, one, 9));
     let found = find(&sockets, cookie(&mapped));
     assert_eq!((found.local, found.remote), (Addr::v4([127, 0, 0, 1]), Addr::ANY_V4));

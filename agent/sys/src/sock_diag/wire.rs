@@ -103,7 +103,7 @@ pub(super) fn dump(query: &Query<'_>, family: Family) -> Vec<u8> {
 pub(super) fn destroy(target: &Target) -> Vec<u8> {
     // An unspecified address goes with the family of the other one.
     let v4 = target.local.is_v4() || target.remote.is_v4();
-    let address = |addr: &Addr| match (v4, addr.0) {
+    let address = |addr: &Addr| match (v4, addr.octets()) {
         (false, bytes) => bytes,
         (true, [.., a, b, c, d]) => [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     };
@@ -131,7 +131,7 @@ pub(super) fn parse(payload: &[u8], protocol: Protocol) -> Result<Option<Socket>
     let Answer { id, .. } = answer;
     let (family, local, mut remote) = match i32::from(answer.family) {
         libc::AF_INET => (Family::V4, v4(&id.local), v4(&id.remote)),
-        libc::AF_INET6 => (Family::V6, Addr(id.local), Addr(id.remote)),
+        libc::AF_INET6 => (Family::V6, Addr::from_octets(id.local), Addr::from_octets(id.remote)),
         _ => return Ok(None),
     };
     if local.is_v4() && remote == Addr::ANY {

@@ -1,0 +1,296 @@
+//! The kernel half, as the agent holds it.
+//!
+//! Load, attach, pin ([`Datapath::open`], [`Datapath::attach`]); make a policy live with one store
+//! ([`Datapath::commit`]); read it back ([`Reader`]); take it off ([`detach`]). Maps and links are
+//! pinned: when the agent dies, the kernel goes on with the last generation.
+
+mod commit;
+mod error;
+mod events;
+pub mod maps;
+mod programs;
+mod reader;
+pub mod table;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bulkhead_abi::{
+    Addr, Control, Counter, LocalAddress, limits, names,
+    tables::{FailsafeKey, Home},
+};
+use bulkhead_policy::Image;
+
+pub use commit::Commit;
+pub use error::DatapathError;
+pub use events::EventStream;
+pub use maps::{MapUsage, Maps};
+pub use programs::embedded;
+pub use reader::{EndpointQuery, KernelAnswer, ProgramStats, Reader};
+
+use commit::Mirror;
+use maps::{CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_HOST};
+use programs::Loaded;
+
+/// How to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Folder in a BPF file system for this instance's pins.
+    pub pins: &'a Path,
+    /// The cgroup below which everything is enforced.
+    pub cgroup_root: &'a Path,
+    /// Whether the whole node only reports.
+    pub audit: bool,
+    /// Ports that are always allowed for the node itself.
+    pub failsafe: &'a [FailsafeKey],
+    /// Entries of the flow table, when it is made anew.
+    pub flow_capacity: u32,
+    /// Another kernel object than the one built in.
+    pub object: Option<&'a Path>,
+}
+
+/// What was there at the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attached {
+    /// Nothing: enforcement is about to begin on a live machine.
+    Fresh,
+    /// The same programs, running.
+    Resumed,
+    /// Other programs, which were exchanged without a gap.
+    Upgraded,
+}
+
+/// What [`Datapath::open`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Started {
+    /// Whether programs were attached already; [`Datapath::attach`] says the rest.
+    pub running: bool,
+    /// The live generation; 0 when there never was one.
+    pub generation: u64,
+}
+
+/// The kernel half of one instance.
+pub struct Datapath {
+    maps: Arc<Maps>,
+    mirror: Mirror,
+    loaded: Option<Loaded>,
+    links: PathBuf,
+    cgroup_root: PathBuf,
+    running: bool,
+}
+
+impl Datapath {
+    /// Loads the programs and makes or reopens the maps. Nothing is attached yet: the policy is put in
+    /// first, so that programs never run over empty tables.
+    pub fn open(options: &Options<'_>) -> Result<(Self, Started), DatapathError> {
+        let (maps_dir, links) = (maps_dir(options.pins), links_dir(options.pins));
+        for dir in [&maps_dir, &links] {
+            fs::create_dir_all(dir).map_err(DatapathError::io("create", dir))?;
+        }
+        let fresh = !maps_dir.join(names::CONTROL).exists();
+        let running = names::PROGRAMS.iter().any(|name| links.join(name).exists());
+        let loaded = programs::load(options, &maps_dir)?;
+        let maps = Arc::new(Maps::open(&maps_dir)?);
+        let host = bulkhead_sys::netns::NetNs::current()?.cookie()?;
+        maps.control.store(CONTROL_HOST, host)?;
+        let mut flags = if options.audit { Control::FLAG_AUDIT } else { 0 };
+        if !running {
+            flags |= Control::FLAG_ADOPTING;
+        }
+        let mirror = Mirror::read(&maps)?;
+        let mut datapath = Self {
+            mirror,
+            loaded: Some(loaded),
+            links,
+            cgroup_root: options.cgroup_root.to_owned(),
+            running,
+            maps,
+        };
+        if fresh || !running {
+            datapath.maps.control.store(CONTROL_FLAGS, flags)?;
+        } else {
+            datapath.set_audit(options.audit)?;
+        }
+        datapath.set_failsafe(options.failsafe)?;
+        let generation = datapath.maps.generation()?;
+        Ok((datapath, Started { running, generation }))
+    }
+
+    /// Attaches the programs, or puts them in the place of those that run.
+    pub fn attach(&mut self) -> Result<Attached, DatapathError> {
+        let Some(mut loaded) = self.loaded.take() else { return Ok(Attached::Resumed) };
+        let done = loaded.attach(&self.links, &self.cgroup_root)?;
+        Ok(match (self.running, done.made + done.exchanged) {
+            (false, _) => Attached::Fresh,
+            (true, 0) => Attached::Resumed,
+            (true, _) => Attached::Upgraded,
+        })
+    }
+
+    /// Makes an image live. Writes what differs, and nothing when nothing does.
+    pub fn commit(&mut self, image: &Image) -> Result<Commit, DatapathError> {
+        self.mirror.commit(&self.maps, image)
+    }
+
+    /// Follows workloads under an unchanged policy; how many entries were touched.
+    pub fn set_workloads(&mut self, image: &Image) -> Result<usize, DatapathError> {
+        self.mirror.set_workloads(&self.maps, image)
+    }
+
+    /// Tells the kernel which addresses are on this node, by the cookie of the namespace that has them;
+    /// how many entries were touched. An address that two namespaces claim belongs to neither.
+    pub fn set_locals(&mut self, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
+        let held: BTreeMap<Addr, u64> =
+            self.maps.locals.entries()?.into_iter().map(|(addr, local)| (addr, local.netns)).collect();
+        let new: Vec<_> = locals
+            .iter()
+            .filter(|(addr, netns)| held.get(addr) != Some(netns))
+            .map(|(&addr, &netns)| (addr, LocalAddress { addr, netns }))
+            .collect();
+        let gone: Vec<Addr> = held.keys().filter(|addr| !locals.contains_key(addr)).copied().collect();
+        self.maps.locals.set_all(&new)?;
+        self.maps.locals.remove_all(&gone)?;
+        Ok(new.len() + gone.len() + self.set_homes(locals)?)
+    }
+
+    /// Begins to enforce: what was tracked while adopting is judged again from its next packet on.
+    pub fn begin_enforcement(&mut self) -> Result<(), DatapathError> {
+        let flags = self.maps.control.load(CONTROL_FLAGS)?;
+        if flags & Control::FLAG_ADOPTING == 0 {
+            return Ok(());
+        }
+        self.set_flags(flags & !Control::FLAG_ADOPTING)
+    }
+
+    /// Sets the mode of the whole node.
+    pub fn set_audit(&mut self, audit: bool) -> Result<(), DatapathError> {
+        let flags = self.maps.control.load(CONTROL_FLAGS)?;
+        let wanted = if audit { flags | Control::FLAG_AUDIT } else { flags & !Control::FLAG_AUDIT };
+        if wanted == flags { Ok(()) } else { self.set_flags(wanted) }
+    }
+
+    /// Read access.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.maps))
+    }
+
+    /// The event ring.
+    pub fn events(&self) -> Result<EventStream, DatapathError> {
+        EventStream::open(&self.maps)
+    }
+
+    /// New flags, and a new generation of the same policy, so that every flow is judged again.
+    fn set_flags(&mut self, flags: u64) -> Result<(), DatapathError> {
+        let generation = self.maps.generation()?;
+        self.maps.control.store(CONTROL_FLAGS, flags)?;
+        self.maps.control.store(CONTROL_GENERATION, generation + 1)?;
+        Ok(())
+    }
+
+    fn set_failsafe(&mut self, wanted: &[FailsafeKey]) -> Result<(), DatapathError> {
+        let held: BTreeSet<FailsafeKey> = self.maps.failsafe.entries()?.into_iter().map(|(key, _)| key).collect();
+        let wanted: BTreeSet<FailsafeKey> = wanted.iter().copied().collect();
+        let capacity = limits::FAILSAFE as usize;
+        if wanted.len() > capacity {
+            return Err(DatapathError::Full { name: names::FAILSAFE, needed: wanted.len(), capacity });
+        }
+        let gone: Vec<_> = held.difference(&wanted).copied().collect();
+        let new: Vec<_> = wanted.difference(&held).map(|&key| (key, 0)).collect();
+        self.maps.failsafe.remove_all(&gone)?;
+        self.maps.failsafe.set_all(&new)
+    }
+
+    fn set_homes(&mut self, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
+        let homes = homes(locals);
+        let held: BTreeMap<u64, Home> = self.maps.homes.entries()?.into_iter().collect();
+        let new: Vec<_> = homes
+            .iter()
+            .filter(|(netns, home)| held.get(netns) != Some(home))
+            .map(|(&netns, &home)| (netns, home))
+            .collect();
+        let gone: Vec<u64> = held.keys().filter(|netns| !homes.contains_key(netns)).copied().collect();
+        self.maps.homes.set_all(&new)?;
+        self.maps.homes.remove_all(&gone)?;
+        Ok(new.len() + gone.len())
+    }
+}
+
+/// What [`detach`] took away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Detached {
+    /// Links: programs that ran.
+    pub links: usize,
+    /// Maps.
+    pub maps: usize,
+}
+
+/// Takes enforcement off: removes every pin below `pins`, which ends the programs and frees the maps
+/// once nobody holds them open. Nothing there is fine.
+pub fn detach(pins: &Path) -> Result<Detached, DatapathError> {
+    let links = remove_pins(&links_dir(pins))?;
+    let mut maps = 0;
+    for dir in folders(pins)? {
+        maps += remove_pins(&dir)?;
+        fs::remove_dir(&dir).map_err(DatapathError::io("remove", &dir))?;
+    }
+    if pins.exists() {
+        fs::remove_dir(pins).map_err(DatapathError::io("remove", pins))?;
+    }
+    Ok(Detached { links, maps })
+}
+
+/// Whether programs of this instance are attached.
+pub fn is_attached(pins: &Path) -> bool {
+    names::PROGRAMS.iter().any(|name| links_dir(pins).join(name).exists())
+}
+
+/// The folder of the maps. Its name changes with their layout, so that a new version never reads
+/// tables of an old shape.
+pub(crate) fn maps_dir(pins: &Path) -> PathBuf {
+    pins.join(format!("maps-{}", names::LAYOUT))
+}
+
+fn links_dir(pins: &Path) -> PathBuf {
+    pins.join("links")
+}
+
+fn folders(pins: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    match fs::read_dir(pins) {
+        Ok(entries) => Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(DatapathError::Io { action: "read", path: pins.to_owned(), error }),
+    }
+}
+
+fn remove_pins(dir: &Path) -> Result<usize, DatapathError> {
+    let pins = folders(dir)?;
+    for pin in &pins {
+        fs::remove_file(pin).map_err(DatapathError::io("remove", pin))?;
+    }
+    Ok(pins.len())
+}
+
+/// The one address per family that each namespace sends from; link-local and loopback ones are not
+/// chosen for others.
+fn homes(locals: &BTreeMap<Addr, u64>) -> BTreeMap<u64, Home> {
+    let mut found: BTreeMap<u64, (Vec<Addr>, Vec<Addr>)> = BTreeMap::new();
+    for (&addr, &netns) in locals {
+        let [first, second, ..] = addr.octets();
+        if addr.is_loopback() || !addr.is_v4() && first == 0xfe && second & 0xc0 == 0x80 {
+            continue;
+        }
+        let (v4, v6) = found.entry(netns).or_default();
+        if addr.is_v4() { v4.push(addr) } else { v6.push(addr) }
+    }
+    let only = |addrs: Vec<Addr>| match addrs.as_slice() {
+        [addr] => *addr,
+        _ => Addr::ANY,
+    };
+    found.into_iter().map(|(netns, (v4, v6))| (netns, Home { v4: only(v4), v6: only(v6) })).collect()
+}
+
+const _: () = assert!(size_of::<Counter>().is_multiple_of(8), "per-CPU values are read in steps of eight");

@@ -1,0 +1,170 @@
+//! Programs and their links: load, attach, exchange, detach.
+//!
+//! Links are pinned, so that enforcement outlives the agent; an upgrade exchanges the program inside
+//! its link, so that there is no moment without one. Any step that fails leaves the old programs where
+//! they are.
+
+use std::{
+    fs::{self, File},
+    os::fd::AsFd as _,
+    path::Path,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, links::{FdLink, LinkError, PinnedLink}},
+};
+use bulkhead_abi::names;
+
+use crate::{DatapathError, Options};
+
+/// The programs, verified by the kernel but not attached.
+pub(crate) struct Loaded {
+    object: Ebpf,
+}
+
+/// What attaching found and did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Links {
+    /// Links that were made.
+    pub(crate) made: usize,
+    /// Links whose program was exchanged.
+    pub(crate) exchanged: usize,
+    /// Links that run this program already.
+    pub(crate) kept: usize,
+}
+
+/// Loads the object with its maps pinned in, or taken from, the folder `maps`.
+pub(crate) fn load(options: &Options<'_>, maps: &Path) -> Result<Loaded, DatapathError> {
+    let bytes = match options.object {
+        Some(path) => {
+            fs::read(path).map_err(|error| DatapathError::Object { path: path.to_owned(), error })?
+        }
+        None => embedded().ok_or(DatapathError::NoObject)?.to_vec(),
+    };
+    match load_with(options, maps, &bytes, true) {
+        // bpf_get_netns_cookie in cgroup_skb is of Linux 6.15: without it, socket storage must do.
+        Err(DatapathError::Program { .. }) => load_with(options, maps, &bytes, false),
+        result => result,
+    }
+}
+
+fn load_with(options: &Options<'_>, maps: &Path, bytes: &[u8], netns_cookie: bool) -> Result<Loaded, DatapathError> {
+    let flag = u32::from(netns_cookie);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("HAS_NETNS_COOKIE", &flag, true);
+    loader.map_max_entries(names::FLOWS, options.flow_capacity);
+    for name in names::MAPS {
+        loader.map_pin_path(name, maps.join(name));
+    }
+    let mut object = loader.load(bytes)?;
+    drop(loader);
+    for name in names::PROGRAMS {
+        let program = object.program_mut(name).ok_or(DatapathError::Missing(name))?;
+        let result = match program {
+            Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            _ => return Err(DatapathError::Missing(name)),
+        };
+        result.map_err(|error| DatapathError::Program { name, error })?;
+    }
+    Ok(Loaded { object })
+}
+
+impl Loaded {
+    /// Attaches every program to the cgroup, or puts it into its pinned link.
+    pub(crate) fn attach(&mut self, links: &Path, cgroup: &Path) -> Result<Links, DatapathError> {
+        let root = File::open(cgroup).map_err(DatapathError::io("open", cgroup))?;
+        let mut done = Links::default();
+        for name in names::PROGRAMS {
+            let pin = links.join(name);
+            let program = self.object.program_mut(name).ok_or(DatapathError::Missing(name))?;
+            if pin.exists() {
+                if same_program(&pin, name, program)? {
+                    done.kept += 1;
+                    continue;
+                }
+                let fd = program.fd().map_err(|error| DatapathError::Program { name, error })?;
+                let link = bulkhead_sys::pin::open(&pin)?;
+                match bulkhead_sys::link::update(link.as_fd(), fd.as_fd(), None) {
+                    Ok(()) => {
+                        done.exchanged += 1;
+                        continue;
+                    }
+                    // Its cgroup is gone: the link is dead, and a new one takes its place.
+                    Err(error) if error.errno() == Some(ENOLINK) => {
+                        fs::remove_file(&pin).map_err(DatapathError::io("remove", &pin))?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let link = attach(program, name, &root)?;
+            link.pin(&pin).map_err(|error| DatapathError::Pin { name, error })?;
+            done.made += 1;
+        }
+        Ok(done)
+    }
+}
+
+const ENOLINK: i32 = 67;
+
+/// Whether the pinned link runs a program of the same instructions over the same maps.
+fn same_program(pin: &Path, name: &'static str, program: &Program) -> Result<bool, DatapathError> {
+    let link_error = |error| DatapathError::Link { name, error };
+    let link: FdLink = PinnedLink::from_pin(pin).map_err(link_error)?.into();
+    let running = link.info().map_err(link_error)?.program_id();
+    let ours = program.info().map_err(|error| DatapathError::Program { name, error })?;
+    let Some(theirs) = aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == running)
+    else {
+        return Ok(false);
+    };
+    let maps = |info: &aya::programs::ProgramInfo| {
+        let mut ids = info.map_ids().ok().flatten().unwrap_or_default();
+        ids.sort_unstable();
+        ids
+    };
+    // The read-only data of a program is a map of its own, so its number differs with each load; the
+    // tag covers the instructions that the data decided.
+    let (ours_ids, theirs_ids) = (maps(&ours), maps(&theirs));
+    let shared = ours_ids.iter().filter(|id| theirs_ids.contains(id)).count();
+    Ok(ours.tag() == theirs.tag() && shared + 1 >= ours_ids.len())
+}
+
+fn attach(program: &mut Program, name: &'static str, root: &File) -> Result<FdLink, DatapathError> {
+    // Links are multi by nature; the kernel refuses any other mode with them.
+    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+    let program_error = |error: ProgramError| DatapathError::Program { name, error };
+    let link_error = |error: LinkError| DatapathError::Link { name, error };
+    match program {
+        Program::CgroupSkb(program) => {
+            let direction =
+                if name == "skb_ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            let id = CgroupSkb::attach(program, root, direction, MODE).map_err(program_error)?;
+            program.take_link(id).map_err(program_error)?.try_into().map_err(link_error)
+        }
+        Program::CgroupSockAddr(program) => {
+            let id = CgroupSockAddr::attach(program, root, MODE).map_err(program_error)?;
+            program.take_link(id).map_err(program_error)?.try_into().map_err(link_error)
+        }
+        Program::CgroupSock(program) => {
+            let id = CgroupSock::attach(program, root, MODE).map_err(program_error)?;
+            program.take_link(id).map_err(program_error)?.try_into().map_err(link_error)
+        }
+        _ => Err(DatapathError::Missing(name)),
+    }
+}
+
+/// The object that the build took in.
+pub fn embedded() -> Option<&'static [u8]> {
+    #[cfg(bulkhead_object)]
+    {
+        Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead-ebpf")))
+    }
+    #[cfg(not(bulkhead_object))]
+    {
+        None
+    }
+}

@@ -1,0 +1,140 @@
+//! The verdict on a flow, from its two identities.
+//!
+//! Fails closed: where the tables are silent about an endpoint that is in a zone, the answer is a
+//! denial with the reason [`Reason::Inconsistent`].
+
+use bulkhead_abi::{
+    Control, Identity, Protocol, Reason, Side, Verdict,
+    tables::{FailsafeKey, SideAnswer},
+};
+
+use crate::tables::{Policy, Tables};
+
+/// Whose rules are asked at this hook.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sides {
+    /// One end is elsewhere: its own node judges for it.
+    One(Side),
+    /// Both ends are on this node.
+    Both,
+}
+
+/// A flow to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The opener; [`Identity::UNKNOWN`] where it could not be told.
+    pub from: Identity,
+    /// The receiver; see `from`.
+    pub to: Identity,
+    /// The transport.
+    pub protocol: Protocol,
+    /// The receiver's port; ICMP's `type << 8 | code`.
+    pub port: u16,
+    /// Whose rules are asked.
+    pub sides: Sides,
+}
+
+/// The answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// What happens.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided, 0 where none did.
+    pub rule: u32,
+    /// The opener's identity.
+    pub from: Identity,
+    /// The receiver's.
+    pub to: Identity,
+}
+
+impl Decision {
+    /// Whether neither end is in a zone: such flows pass without leaving state.
+    #[inline(always)]
+    pub const fn is_unzoned(&self) -> bool {
+        !self.from.is_zoned() && !self.to.is_zoned()
+    }
+}
+
+/// Judges a flow. `node` tells, and is asked only for a denial, whether the end at this hook is the
+/// node itself, and which end that is: then its failsafe ports hold.
+#[inline(always)]
+pub fn judge<T: Tables>(
+    policy: &Policy<'_, T>,
+    question: &Question,
+    node: impl FnOnce() -> Option<Side>,
+) -> Decision {
+    let (from, to) = (question.from, question.to);
+    let answer = if !from.is_zoned() && !to.is_zoned() {
+        OPEN
+    } else if from == Identity::UNKNOWN || to == Identity::UNKNOWN {
+        INCONSISTENT
+    } else {
+        match policy.cell(from, to, question.protocol, question.port) {
+            Some(cell) => pick(question.sides, cell.egress(), cell.ingress()),
+            None => INCONSISTENT,
+        }
+    };
+    let decision = Decision { verdict: answer.verdict, reason: answer.reason, rule: answer.rule, from, to };
+    if decision.verdict == Verdict::Deny
+        && let Some(side) = node()
+        && policy.tables.failsafe(&FailsafeKey {
+            side: side as u8,
+            protocol: question.protocol.0,
+            port: question.port,
+        })
+    {
+        return Decision { verdict: Verdict::Allow, reason: Reason::Failsafe, rule: 0, ..decision };
+    }
+    in_mode(policy, decision)
+}
+
+/// The verdict on a packet that cannot be judged by rules: it is denied to or from a zone that
+/// enforces, reported where the zones are in audit mode, and let through elsewhere.
+#[inline(always)]
+pub fn anomaly<T: Tables>(
+    policy: &Policy<'_, T>,
+    reason: Reason,
+    own: Identity,
+    from: Identity,
+    to: Identity,
+) -> Decision {
+    let verdict = if !own.is_zoned() {
+        Verdict::Allow
+    } else {
+        match policy.state(own) {
+            Some(state) if !state.is_enforcing() => Verdict::Audit,
+            _ => Verdict::Deny,
+        }
+    };
+    let reason = if verdict == Verdict::Allow { Reason::Open } else { reason };
+    in_mode(policy, Decision { verdict, reason, rule: 0, from, to })
+}
+
+const OPEN: SideAnswer = SideAnswer { verdict: Verdict::Allow, reason: Reason::Open, rule: 0 };
+const INCONSISTENT: SideAnswer = SideAnswer { verdict: Verdict::Deny, reason: Reason::Inconsistent, rule: 0 };
+
+/// The worse of the two answers; of two equal ones, the one that a rule or a zone stands behind.
+#[inline(always)]
+fn pick(sides: Sides, egress: SideAnswer, ingress: SideAnswer) -> SideAnswer {
+    match sides {
+        Sides::One(Side::Egress) => egress,
+        Sides::One(Side::Ingress) => ingress,
+        Sides::Both if ingress.verdict > egress.verdict => ingress,
+        Sides::Both if ingress.verdict < egress.verdict => egress,
+        Sides::Both if matches!(egress.reason, Reason::Open) => ingress,
+        Sides::Both => egress,
+    }
+}
+
+/// A denial in a node that only reports, or that has not begun to enforce.
+#[inline(always)]
+fn in_mode<T: Tables>(policy: &Policy<'_, T>, decision: Decision) -> Decision {
+    if decision.verdict == Verdict::Deny
+        && policy.control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0
+    {
+        return Decision { verdict: Verdict::Audit, ..decision };
+    }
+    decision
+}

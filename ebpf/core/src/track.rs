@@ -1,0 +1,277 @@
+//! Flows: what a packet belongs to, and whether it passes. The entry point of the packet hooks.
+//!
+//! A flow lives in one of two places. A connected socket *owns* its flow in its own storage: no
+//! parsing, no table, nothing to evict ([`owned`]). Everything else is *tabled* under its tuple
+//! ([`tabled`]). Listening sockets hold nothing: a connection in the making is judged as inbound at each
+//! of its packets ([`listening`]).
+//!
+//! Invariants: direction is the flow's (who opened it), never a port's; a verdict counts only in the
+//! generation that made it; a tuple grants nothing to another owner; when the table is full, flows
+//! that are in it live and new ones are denied.
+
+mod hook;
+mod icmp;
+mod listening;
+mod owned;
+mod tabled;
+mod telling;
+
+use bulkhead_abi::{
+    Addr, Control, Direction, FlowKey, Identity, Protocol, Reason, Side, SocketFlow, Verdict, Workload,
+};
+
+use crate::{
+    endpoint,
+    judge::{self, Decision, Question, Sides},
+    packet::{Kind, Packet, Segment},
+    tables::Policy,
+};
+
+pub use hook::{Entry, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
+pub use tabled::{is_expired, lifetime};
+
+/// The parts of the work, each for itself. [`Hook`] has a method for each: the kernel makes them
+/// functions that the verifier walks once.
+pub mod parts {
+    pub use super::{
+        anomaly, icmp::icmp_error, listening::listening, owned::owned, prepare, tabled::enter,
+        tabled::tracked, tabled::untracked, telling::account, telling::doomed,
+    };
+}
+
+/// Judges a packet.
+#[inline(always)]
+pub fn packet<H: Hook>(hook: &H, direction: Direction) -> Verdict {
+    let control = hook.control();
+    let socket = hook.socket();
+    // The path of nearly every packet: a stream whose verdict is of this generation.
+    if socket != Socket::Listening
+        && let Some(owned) = hook.owned()
+        && let Some(slot) = owned.read(|flow| passing_stream(flow, control.generation))
+    {
+        hook.add(slot, 0, 1, u64::from(hook.len()));
+        return Verdict::Allow;
+    }
+    let mut state = State::new(control, direction, socket);
+    hook.on_prepare(&mut state);
+    judge_packet(hook, &state)
+}
+
+#[inline(always)]
+fn passing_stream(flow: &SocketFlow, generation: u64) -> Option<u32> {
+    let passes = flow.protocol == Protocol::TCP.0
+        && flow.generation == generation
+        && Verdict::from_code(flow.verdict).passes();
+    if passes { Some(flow.slot) } else { None }
+}
+
+#[inline(always)]
+fn judge_packet<H: Hook>(hook: &H, state: &State) -> Verdict {
+    let mut outcome = match state.kind {
+        Kind::Discovery => Outcome::Verdict(Verdict::Allow),
+        Kind::Malformed(reason) => Outcome::Anomaly(reason),
+        Kind::IcmpError => hook.on_icmp_error(state),
+        Kind::Segment(_) if state.socket == Socket::Listening => hook.on_listening(state),
+        _ if is_owned(hook, state) => hook.on_owned(state),
+        _ => hook.on_tracked(state),
+    };
+    if outcome == Outcome::Untracked {
+        outcome = hook.on_untracked(state);
+    }
+    match outcome {
+        Outcome::Verdict(verdict) => verdict,
+        Outcome::Anomaly(reason) => hook.on_anomaly(state, reason),
+        Outcome::Untracked => hook.on_anomaly(state, Reason::Inconsistent),
+    }
+}
+
+/// Whether the socket at hand owns the packet's flow, or may.
+#[inline(always)]
+fn is_owned<H: Hook>(hook: &H, state: &State) -> bool {
+    match (state.kind, state.socket) {
+        (_, Socket::None) => false,
+        (Kind::Segment(_), Socket::Opening) => true,
+        (Kind::Segment(_), _) => hook.ownership() == Ownership::Stream,
+        (Kind::Datagram, _) if state.protocol == Protocol::UDP => hook.ownership() == Ownership::Datagrams,
+        _ => false,
+    }
+}
+
+/// One end of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct End<'a> {
+    /// Its address.
+    pub addr: &'a Addr,
+    /// Its port; an ICMP echo's identifier; 0 where the protocol has none.
+    pub port: u16,
+}
+
+/// A packet that has to be looked at, as this hook sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    /// The control block as it was when the packet came.
+    pub control: Control,
+    /// The key of its flow.
+    pub key: FlowKey,
+    /// Offset of the transport header in bytes.
+    pub transport: u32,
+    /// ICMP `type << 8 | code`, else 0.
+    pub icmp: u16,
+    /// The transport.
+    pub protocol: Protocol,
+    /// What kind of packet it is.
+    pub kind: Kind,
+    /// Its direction at this hook.
+    pub direction: Direction,
+    /// The socket at this hook.
+    pub socket: Socket,
+    /// This end is the lower one of the key.
+    pub local_is_low: bool,
+}
+
+impl State {
+    #[inline(always)]
+    fn new(control: Control, direction: Direction, socket: Socket) -> Self {
+        Self {
+            control,
+            key: FlowKey::BLANK,
+            transport: 0,
+            icmp: 0,
+            protocol: Protocol(0),
+            kind: Kind::Malformed(Reason::Unparsable),
+            direction,
+            socket,
+            local_is_low: false,
+        }
+    }
+
+    /// This end.
+    #[inline(always)]
+    pub fn local(&self) -> End<'_> {
+        self.end(self.local_is_low)
+    }
+
+    /// The other end.
+    #[inline(always)]
+    pub fn remote(&self) -> End<'_> {
+        self.end(!self.local_is_low)
+    }
+
+    #[inline(always)]
+    fn end(&self, low: bool) -> End<'_> {
+        if low {
+            End { addr: &self.key.low, port: self.key.low_port }
+        } else {
+            End { addr: &self.key.high, port: self.key.high_port }
+        }
+    }
+
+    /// Whether the packet leaves this end.
+    #[inline(always)]
+    fn leaves(&self) -> bool {
+        self.direction == Direction::Egress
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> Option<Segment> {
+        match self.kind {
+            Kind::Segment(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn resets(&self) -> bool {
+        matches!(self.kind, Kind::Segment(segment) if segment.resets)
+    }
+
+    #[inline(always)]
+    fn is_stream(&self) -> bool {
+        self.protocol == Protocol::TCP
+    }
+
+    #[inline(always)]
+    fn policy<'a, H: Hook>(&self, hook: &'a H) -> Policy<'a, H> {
+        Policy { tables: hook, control: self.control }
+    }
+
+    /// What comes out for a packet of a flow that is denied. A reset without data passes, whatever the
+    /// verdict: it only ends what must end, and without it the other end would believe itself connected.
+    #[inline(always)]
+    fn out(&self, verdict: Verdict) -> Outcome {
+        Outcome::Verdict(if self.resets() { Verdict::Allow } else { verdict })
+    }
+}
+
+/// Reads the packet into the state: its two ends as this hook sees them, and its flow's key.
+#[inline(always)]
+pub fn prepare<H: Hook>(hook: &H, state: &mut State) {
+    let packet: Packet = crate::packet::parse(hook);
+    (state.transport, state.icmp) = (packet.transport, packet.icmp);
+    (state.protocol, state.kind) = (packet.protocol, packet.kind);
+    let loopback = packet.src.is_loopback() || packet.dst.is_loopback();
+    let netns = if loopback { hook.netns() } else { 0 };
+    let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+    let (key, source_is_low) = FlowKey::new(src, dst, packet.protocol, netns);
+    state.key = key;
+    state.local_is_low = source_is_low == state.leaves();
+}
+
+/// Judges the flow with its two ends as they are now. `opener`: this end opened it.
+#[inline(always)]
+fn decide<H: Hook>(hook: &H, state: &State, own: &Workload, opener: bool, peer: &Workload) -> Decision {
+    let policy = state.policy(hook);
+    let local = endpoint::resolve(&policy, own, state.local().addr);
+    let remote = endpoint::resolve(&policy, peer, state.remote().addr);
+    let (from, to, side, end) = if opener {
+        (local, remote, Side::Egress, state.remote())
+    } else {
+        (remote, local, Side::Ingress, state.local())
+    };
+    let question = Question {
+        from,
+        to,
+        protocol: state.protocol,
+        port: service(state.protocol, state.kind, state.icmp, end.port),
+        sides: if peer.is_known() { Sides::Both } else { Sides::One(side) },
+    };
+    judge::judge(&policy, &question, || {
+        let host = state.control.host_netns;
+        (host != 0 && hook.netns() == host).then_some(side)
+    })
+}
+
+/// A packet that no rule can judge.
+#[inline(always)]
+pub fn anomaly<H: Hook>(hook: &H, state: &State, reason: Reason) -> Verdict {
+    let own = hook.workload_at_hand();
+    let policy = state.policy(hook);
+    let local = endpoint::resolve(&policy, &own, state.local().addr);
+    let remote = endpoint::resolve(&policy, &Workload::UNKNOWN, state.remote().addr);
+    let (from, to) = if state.leaves() { (local, remote) } else { (remote, local) };
+    let decision = judge::anomaly(&policy, reason, local, from, to);
+    let telling = Telling { opener: state.leaves(), first: true, elsewhere: false };
+    let _slot = hook.account(state, &decision, &own, telling);
+    decision.verdict
+}
+
+/// What the rules call the receiver's port.
+#[inline(always)]
+fn service(protocol: Protocol, kind: Kind, icmp: u16, port: u16) -> u16 {
+    match kind {
+        Kind::EchoRequest | Kind::EchoReply if protocol == Protocol::ICMP => 8 << 8,
+        Kind::EchoRequest | Kind::EchoReply => 128 << 8,
+        _ if protocol.is_icmp() => icmp,
+        _ => port,
+    }
+}
+
+/// The workload on this node that receives what this end sends.
+#[inline(always)]
+fn receiver<H: Hook>(hook: &H, state: &State) -> Workload {
+    let remote = state.remote();
+    // The key has the namespace of a loopback address already.
+    endpoint::receiver(&state.policy(hook), state.key.netns, remote.addr, remote.port, state.protocol)
+}
+
+const _: () = assert!(Identity::UNKNOWN.is_zoned(), "what cannot be told is closed");

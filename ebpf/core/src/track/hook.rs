@@ -1,0 +1,182 @@
+//! What a packet hook gives, and what it may do apart.
+
+use bulkhead_abi::{FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload};
+
+use super::{State, parts};
+use crate::{judge::Decision, packet::Bytes, report::Report, tables::Tables};
+
+/// A value in place: socket storage, or an element of the flow table.
+pub trait Slot<V> {
+    /// Looks at it.
+    fn read<R>(&self, look: impl FnOnce(&V) -> R) -> R;
+    /// Changes it.
+    fn update<R>(&self, change: impl FnOnce(&mut V) -> R) -> R;
+}
+
+/// The state of the socket at hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Socket {
+    /// No socket.
+    None,
+    /// It listens: never an owner.
+    Listening,
+    /// Its SYN is out.
+    Opening,
+    /// Any other.
+    Other,
+}
+
+/// What a socket can own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ownership {
+    /// A TCP connection.
+    Stream,
+    /// The flow to the peer that it is connected to.
+    Datagrams,
+    /// Nothing: unconnected, raw, or unknown.
+    Nothing,
+}
+
+/// Which end a new entry of the table is seen from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Entry {
+    /// From the opener's; the receiver is elsewhere.
+    Opener = 0,
+    /// From the opener's; the receiver is on this node and will find it.
+    LocalOpener = 1,
+    /// From the receiver's.
+    Receiver = 2,
+}
+
+/// Which end's socket is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Whose {
+    /// This one's.
+    Ours = 0,
+    /// The other's.
+    Theirs = 1,
+}
+
+/// How a decision is to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Telling {
+    /// This end opened the flow.
+    pub opener: bool,
+    /// The flow was not counted yet.
+    pub first: bool,
+    /// The other end counts what passes.
+    pub elsewhere: bool,
+}
+
+/// What a part of the work comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a verdict that nobody acts on is a firewall that lets everything through"]
+pub enum Outcome {
+    /// This happens.
+    Verdict(Verdict),
+    /// No rule can judge the packet, for this reason.
+    Anomaly(Reason),
+    /// The packet is of no flow that is known.
+    Untracked,
+}
+
+impl Outcome {
+    /// As a number, for the border between two functions of the kernel's.
+    #[inline(always)]
+    pub const fn to_code(self) -> u32 {
+        match self {
+            Self::Untracked => 0,
+            Self::Verdict(verdict) => verdict as u32,
+            Self::Anomaly(reason) => 0x100 | reason as u32,
+        }
+    }
+
+    /// From its number.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Untracked,
+            1..=0xff => Self::Verdict(Verdict::from_code(code as u8)),
+            _ => Self::Anomaly(Reason::from_code(code as u8)),
+        }
+    }
+}
+
+/// What a packet hook gives. The methods with bodies are the [`parts`] of the work; the kernel puts
+/// functions of their own in their place.
+pub trait Hook: Tables + Bytes + Report + Sized {
+    /// A flow owned by the socket at hand.
+    type Owned: Slot<SocketFlow>;
+    /// A flow in the table.
+    type Tabled: Slot<FlowState>;
+
+    /// The socket at hand.
+    fn socket(&self) -> Socket;
+    /// What the socket at hand can own; asked only where [`Hook::socket`] is `Other`.
+    fn ownership(&self) -> Ownership;
+    /// Cgroup id of the socket at hand, 0 if unknown.
+    fn cgroup(&self) -> u64;
+    /// The socket's workload: its cgroup with the nearest ancestor that is in the table.
+    fn workload_at_hand(&self) -> Workload;
+    /// The flow that the socket at hand owns.
+    fn owned(&self) -> Option<Self::Owned>;
+    /// The same, made when there is none; `None` without memory.
+    fn own(&self) -> Option<Self::Owned>;
+    /// The tabled flow of `key`.
+    fn tabled(&self, key: &FlowKey) -> Option<Self::Tabled>;
+    /// Puts a flow into the table in which every field is zero; `None` when it is full.
+    fn table(&self, key: &FlowKey) -> Option<Self::Tabled>;
+    /// Takes a flow out of the table.
+    fn untable(&self, key: &FlowKey);
+
+    /// [`parts::prepare`].
+    #[inline(always)]
+    fn on_prepare(&self, state: &mut State) {
+        parts::prepare(self, state);
+    }
+    /// [`parts::owned`].
+    #[inline(always)]
+    fn on_owned(&self, state: &State) -> Outcome {
+        parts::owned(self, state)
+    }
+    /// [`parts::listening`].
+    #[inline(always)]
+    fn on_listening(&self, state: &State) -> Outcome {
+        parts::listening(self, state)
+    }
+    /// [`parts::tracked`].
+    #[inline(always)]
+    fn on_tracked(&self, state: &State) -> Outcome {
+        parts::tracked(self, state)
+    }
+    /// [`parts::untracked`].
+    #[inline(always)]
+    fn on_untracked(&self, state: &State) -> Outcome {
+        parts::untracked(self, state)
+    }
+    /// [`parts::icmp_error`].
+    #[inline(always)]
+    fn on_icmp_error(&self, state: &State) -> Outcome {
+        parts::icmp_error(self, state)
+    }
+    /// [`parts::anomaly`].
+    #[inline(always)]
+    fn on_anomaly(&self, state: &State, reason: Reason) -> Verdict {
+        parts::anomaly(self, state, reason)
+    }
+    /// [`parts::account`].
+    #[inline(always)]
+    fn account(&self, state: &State, decision: &Decision, own: &Workload, telling: Telling) -> u32 {
+        parts::account(self, state, decision, own, telling)
+    }
+    /// Puts a socket on the list of those that the agent ends: [`parts::doomed`].
+    fn doom(&self, state: &State, cookie: u64, netns: u64, whose: Whose);
+    /// [`parts::enter`].
+    #[inline(always)]
+    fn enter(&self, state: &State, peer: &Workload, decision: &Decision, entry: Entry) -> bool {
+        parts::enter(self, state, peer, decision, entry)
+    }
+}

@@ -1,0 +1,33 @@
+//! Listening sockets: connections in the making. Nothing is kept of them here, so a flood of them fills
+//! nothing; each of their packets is judged as what it is, part of an inbound flow.
+
+use bulkhead_abi::{FlowState, Verdict, Workload};
+
+use super::{Hook, Outcome, Slot, State, Telling, Whose, decide};
+
+/// A segment to or from a listening socket: SYN, SYN-ACK, the last ACK of the handshake, early data.
+#[inline(always)]
+pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
+    if state.resets() {
+        return Outcome::Verdict(Verdict::Allow);
+    }
+    let mut opener = Workload::UNKNOWN;
+    let (mut cookie, mut netns) = (0, 0);
+    if let Some(slot) = hook.tabled(&state.key) {
+        slot.read(|flow| {
+            let remote_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) != state.local_is_low;
+            if remote_opened && flow.tag == state.key.tag() {
+                (opener, cookie, netns) = (flow.opener, flow.cookie, flow.netns);
+            }
+        });
+    }
+    let own = hook.workload_at_hand();
+    let decision = decide(hook, state, &own, false, &opener);
+    let knocks = !state.leaves() && state.segment().is_some_and(|segment| segment.opens);
+    let telling = Telling { opener: false, first: knocks || !decision.verdict.passes(), elsewhere: false };
+    let _slot = hook.account(state, &decision, &own, telling);
+    if !decision.verdict.passes() && cookie != 0 {
+        hook.doom(state, cookie, netns, Whose::Theirs);
+    }
+    Outcome::Verdict(decision.verdict)
+}

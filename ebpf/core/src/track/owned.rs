@@ -1,0 +1,148 @@
+//! Flows that a socket owns: TCP connections, and UDP that is connected.
+
+use bulkhead_abi::{FlowState, Reason, SocketFlow, Verdict, Workload};
+
+use super::{Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose, decide, receiver, telling};
+use crate::judge::Decision;
+
+/// A packet of a socket that owns its flow, or will from now on.
+#[inline(always)]
+pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
+    let mut role = Role { opener: false, known: false, handed: false, adopted: false, verdict: 0 };
+    let mut peer = Workload::UNKNOWN;
+    if let Some(slot) = hook.owned() {
+        let standing = slot.read(|flow| {
+            if !is_of(flow, state) {
+                return None;
+            }
+            role.known = true;
+            role.opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
+            role.verdict = flow.verdict;
+            peer = flow.peer;
+            (flow.generation == state.control.generation).then_some(flow.slot)
+        });
+        if let Some(counter) = standing {
+            return telling::again(hook, state, Verdict::from_code(role.verdict), counter);
+        }
+    }
+    if !role.known {
+        if state.resets() {
+            return Outcome::Verdict(Verdict::Allow);
+        }
+        find_role(hook, state, &mut role, &mut peer);
+    }
+
+    let own = hook.workload_at_hand();
+    let decision = decide(hook, state, &own, role.opener, &peer);
+    let elsewhere = role.opener && peer.is_known();
+    let telling = Telling { opener: role.opener, first: !is_counted(state, &role, &decision), elsewhere };
+    let counter = hook.account(state, &decision, &own, telling);
+    // Without memory for it the next packet is judged as this one was.
+    if let Some(slot) = hook.own() {
+        slot.update(|flow| write(flow, hook, state, &role, &peer, &decision, counter));
+    }
+    if !decision.verdict.passes() {
+        let cookie = hook.cookie();
+        if cookie != 0 {
+            hook.doom(state, cookie, hook.netns(), Whose::Ours);
+        }
+        return state.out(decision.verdict);
+    }
+    // Leaves the opener's workload where the receiver's hook finds it.
+    if elsewhere && !role.known && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
+        return Outcome::Anomaly(Reason::FlowTableFull);
+    }
+    if role.handed && state.is_stream() {
+        hook.untable(&state.key);
+    }
+    Outcome::Verdict(decision.verdict)
+}
+
+/// Who opened a flow, and what was known of it.
+struct Role {
+    /// This end opened it.
+    opener: bool,
+    /// The socket owns it already.
+    known: bool,
+    /// Read from the table, which a stream does not need any more once the socket owns it.
+    handed: bool,
+    /// It lived before enforcement began.
+    adopted: bool,
+    /// Code of its last verdict, 0 if there was none.
+    verdict: u8,
+}
+
+/// Whether this is the flow of the packet. It is not when the socket was disconnected, or sends
+/// elsewhere than it is connected to.
+#[inline(always)]
+fn is_of(flow: &SocketFlow, state: &State) -> bool {
+    flow.protocol == state.protocol.0
+        && flow.peer_port == state.remote().port
+        && flow.local_port == state.local().port
+        && flow.peer_addr == *state.remote().addr
+}
+
+/// Finds who opened a flow that the socket does not own yet, and who stands at its other end.
+#[inline(always)]
+fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workload) {
+    let opening = state.socket == Socket::Opening;
+    if !opening && let Some(slot) = hook.tabled(&state.key) {
+        slot.read(|flow| {
+            let opener = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low;
+            let adopted = flow.flags & FlowState::FLAG_ADOPTED != 0;
+            // A stream that opens has its own storage since its SYN: an old hand-over of the same tuple
+            // says nothing about it.
+            if flow.tag == state.key.tag() && (adopted || !opener || !state.is_stream()) {
+                (role.opener, role.adopted, role.handed) = (opener, adopted, true);
+                *peer = if opener { flow.receiver } else { flow.opener };
+            }
+        });
+    }
+    if role.handed {
+        return;
+    }
+    role.opener = if state.is_stream() { opening } else { state.leaves() };
+    if role.opener {
+        *peer = receiver(hook, state);
+    }
+}
+
+/// A connection that was accepted was counted when it knocked; one that was adopted is no new one.
+#[inline(always)]
+fn is_counted(state: &State, role: &Role, decision: &Decision) -> bool {
+    if role.known {
+        return role.verdict == decision.verdict as u8;
+    }
+    decision.verdict.passes() && state.is_stream() && (!role.opener || role.adopted)
+}
+
+#[inline(always)]
+fn write<H: Hook>(
+    flow: &mut SocketFlow,
+    hook: &H,
+    state: &State,
+    role: &Role,
+    peer: &Workload,
+    decision: &Decision,
+    counter: u32,
+) {
+    if !role.known {
+        flow.opened = hook.now();
+    }
+    flow.peer = *peer;
+    flow.peer_addr = *state.remote().addr;
+    (flow.peer_port, flow.local_port) = (state.remote().port, state.local().port);
+    (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
+    (flow.verdict, flow.reason) = (decision.verdict as u8, decision.reason as u8);
+    flow.slot = counter;
+    flow.protocol = state.protocol.0;
+    flow.flags = if role.opener { SocketFlow::FLAG_OPENER } else { 0 };
+    if role.opener && peer.is_known() {
+        flow.flags |= SocketFlow::FLAG_LOCAL;
+    }
+    if role.adopted {
+        flow.flags |= SocketFlow::FLAG_ADOPTED;
+    }
+    // Last: who reads this generation finds the verdict that belongs to it.
+    flow.generation = state.control.generation;
+}

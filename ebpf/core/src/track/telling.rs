@@ -1,0 +1,72 @@
+//! Counting, telling, and putting sockets on the list of those to be ended.
+
+use bulkhead_abi::{Verdict, Workload, flow::Doomed};
+
+use super::{Hook, Outcome, State, Telling, Whose};
+use crate::{
+    judge::Decision,
+    report::{self, NO_SLOT, Subject},
+};
+
+/// Counts a decision and tells of it where it is due; the slot that its flow counts in from now on.
+#[inline(always)]
+pub fn account<H: Hook>(
+    hook: &H,
+    state: &State,
+    decision: &Decision,
+    own: &Workload,
+    telling: Telling,
+) -> u32 {
+    if telling.elsewhere && decision.verdict.passes() {
+        return NO_SLOT;
+    }
+    let policy = state.policy(hook);
+    let slot = report::slot_of(&policy, decision);
+    let len = u64::from(hook.len());
+    if decision.verdict == Verdict::Allow {
+        hook.add(slot, u64::from(telling.first), 1, len);
+        return slot;
+    }
+    let fresh = telling.first && (decision.verdict == Verdict::Audit || hook.denied_first(&state.key));
+    hook.add(slot, u64::from(fresh), 1, len);
+    if fresh {
+        let (src, dst) =
+            if telling.opener { (state.local(), state.remote()) } else { (state.remote(), state.local()) };
+        let subject = Subject {
+            src: src.addr,
+            dst: dst.addr,
+            src_port: src.port,
+            dst_port: dst.port,
+            protocol: state.protocol,
+            workload: own,
+        };
+        report::tell(&policy, decision, &subject);
+    }
+    slot
+}
+
+/// Another packet of a flow whose verdict stands.
+#[inline(always)]
+pub(super) fn again<H: Hook>(hook: &H, state: &State, verdict: Verdict, counter: u32) -> Outcome {
+    let outcome = if verdict.passes() { Outcome::Verdict(verdict) } else { state.out(verdict) };
+    hook.add(counter, 0, 1, u64::from(hook.len()));
+    outcome
+}
+
+/// A socket for the list of those to be ended.
+#[inline(always)]
+pub fn doomed(state: &State, netns: u64, whose: Whose) -> Doomed {
+    let (own, peer) = match whose {
+        Whose::Ours => (state.local(), state.remote()),
+        Whose::Theirs => (state.remote(), state.local()),
+    };
+    Doomed {
+        netns,
+        local: *own.addr,
+        remote: *peer.addr,
+        local_port: own.port,
+        remote_port: peer.port,
+        protocol: state.protocol.0,
+        _reserved: [0; 3],
+    }
+}

@@ -1,0 +1,94 @@
+//! Bulkhead's kernel programs: one expression each over [`bulkhead_core`].
+//!
+//! They are attached at a cgroup root and see every socket below it, in every network namespace.
+//! Whatever they cannot decide is denied to and from zones, and passes elsewhere.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![allow(internal_features)]
+
+mod leaf;
+mod maps;
+mod skb;
+mod sock;
+mod sock_addr;
+mod storage;
+mod tables;
+
+use aya_ebpf::{
+    Global,
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr},
+    programs::{SkBuffContext, SockAddrContext, SockContext},
+};
+use bulkhead_abi::{Direction, Verdict};
+use bulkhead_core::track;
+
+use crate::skb::Skb;
+
+/// Whether `bpf_get_netns_cookie` may be called from `cgroup_skb` (Linux 6.15): set by the loader.
+#[unsafe(no_mangle)]
+static HAS_NETNS_COOKIE: Global<u32> = Global::new(1);
+
+#[cgroup_skb(ingress)]
+pub fn skb_ingress(ctx: SkBuffContext) -> i32 {
+    answer(track::packet(&Skb::new(ctx), Direction::Ingress))
+}
+
+#[cgroup_skb(egress)]
+pub fn skb_egress(ctx: SkBuffContext) -> i32 {
+    answer(track::packet(&Skb::new(ctx), Direction::Egress))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    answer(sock_addr::connect4(ctx))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    answer(sock_addr::connect6(ctx))
+}
+
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    sock::create(&ctx);
+    GO_ON
+}
+
+#[cgroup_sock(post_bind4)]
+pub fn post_bind4(ctx: SockContext) -> i32 {
+    sock::bound(&ctx, sock::bound_v4(&ctx));
+    GO_ON
+}
+
+#[cgroup_sock(post_bind6)]
+pub fn post_bind6(ctx: SockContext) -> i32 {
+    sock::bound(&ctx, sock::bound_v6(&ctx));
+    GO_ON
+}
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    sock::release(&ctx);
+    GO_ON
+}
+
+/// What every cgroup hook returns to let the kernel go on; 0 refuses (a packet is dropped, a call gets
+/// EPERM).
+const GO_ON: i32 = 1;
+
+#[inline(always)]
+fn answer(verdict: Verdict) -> i32 {
+    if verdict.passes() { GO_ON } else { 0 }
+}
+
+/// Socket storage and `bpf_sk_fullsock` are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

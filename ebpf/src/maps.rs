@@ -1,0 +1,70 @@
+//! The maps. Their names, keys and values are those of `bulkhead_abi`; the loader may shrink or grow
+//! `FLOWS` before they are made.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    macros::btf_map,
+};
+use bulkhead_abi::{
+    Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey,
+    LocalAddress, PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
+    flow::{Doomed, Listener},
+    limits,
+    tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+};
+
+/// Memory is taken as entries come: policies are mostly much smaller than the limits.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static CONTROL: Array<Control, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+#[btf_map]
+pub static PREFIXES: LpmTrie<Addr, PrefixValue, { limits::PREFIXES as usize }> = LpmTrie::new();
+#[btf_map]
+pub static WORKLOADS: HashMap<u64, WorkloadValue, { limits::WORKLOADS as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static UNIONS: HashMap<PairKey, UnionValue, { limits::UNIONS as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static IDENTITIES: HashMap<Identity, IdentityValue, { limits::IDENTITIES as usize }, ON_DEMAND> =
+    HashMap::new();
+#[btf_map]
+pub static PAIRS: HashMap<PairKey, PairValue, { limits::PAIRS as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static RULES: LpmTrie<RuleKey, Cell, { limits::RULES as usize }> = LpmTrie::new();
+#[btf_map]
+pub static FAILSAFE: HashMap<FailsafeKey, u64, { limits::FAILSAFE as usize }> = HashMap::new();
+
+// Preallocated, and never evicting: a flood fills it, and pushes nobody out.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, FlowState, { limits::FLOWS as usize }> = HashMap::new();
+/// What a new flow begins as.
+#[btf_map]
+pub static BLANK_FLOW: Array<FlowState, 1> = Array::new();
+#[btf_map]
+pub static DENIED: LruHashMap<FlowKey, u64, { limits::DENIED as usize }> = LruHashMap::new();
+#[btf_map]
+pub static SOCKET_FLOWS: SkStorage<SocketFlow> = SkStorage::new();
+#[btf_map]
+pub static SOCKET_OWNERS: SkStorage<SocketOwner> = SkStorage::new();
+#[btf_map]
+pub static LISTENERS: HashMap<ListenerKey, Listener, { limits::LISTENERS as usize }, ON_DEMAND> =
+    HashMap::new();
+#[btf_map]
+pub static LOCALS: HashMap<Addr, LocalAddress, { limits::LOCALS as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static HOMES: HashMap<u64, Home, { limits::HOMES as usize }, ON_DEMAND> = HashMap::new();
+
+#[btf_map]
+pub static SLOTS: HashMap<CounterKey, SlotOwner, { limits::COUNTERS as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static SLOTS_USED: Array<u64, 1> = Array::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Counter, { limits::COUNTERS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static LOST: PerCpuArray<u64, 4> = PerCpuArray::new();
+#[btf_map]
+pub static DOOMED: HashMap<u64, Doomed, { limits::DOOMED as usize }> = HashMap::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { limits::EVENTS as usize }> = RingBuf::new();

@@ -1,0 +1,341 @@
+//! `cgroup_skb`: a packet at the socket layer.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock},
+    helpers::generated::{
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+    },
+    programs::SkBuffContext,
+};
+use bulkhead_abi::{
+    Addr, Event, EventKind, FlowKey, FlowState, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
+    flow::Doomed,
+    limits,
+    names::Loss,
+};
+use bulkhead_core::{
+    packet::Bytes,
+    judge::Decision,
+    track::{Entry, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Whose},
+};
+
+use crate::{
+    leaf, maps, storage,
+    tables::{self, kernel_tables},
+};
+
+/// A packet and the socket it belongs to.
+pub struct Skb {
+    ctx: SkBuffContext,
+    sk: *mut bpf_sock,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(ctx: SkBuffContext) -> Self {
+        // SAFETY: a field of the context; the verifier knows it may be null.
+        let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+        Self { ctx, sk }
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        if crate::HAS_NETNS_COOKIE.load() != 0 {
+            // SAFETY: the context of this program; available to cgroup_skb since Linux 6.15, which the
+            // loader has checked: on older kernels the verifier never looks at this branch.
+            return unsafe { bpf_get_netns_cookie(self.ctx.as_ptr()) };
+        }
+        if self.sk.is_null() {
+            return 0;
+        }
+        match storage::get(&maps::SOCKET_OWNERS, self.sk) {
+            // SAFETY: lives as long as the socket, which outlives this program.
+            Some(owner) => unsafe { (*owner).netns },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the context of this program; 0 when it has no socket.
+        unsafe { bpf_get_socket_cookie(self.ctx.as_ptr()) }
+    }
+}
+
+kernel_tables!(Skb);
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        Raw(self.ctx.skb.skb).load(offset, buffer)
+    }
+}
+
+/// A packet alone.
+pub struct Raw(pub *mut __sk_buff);
+
+impl Bytes for Raw {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        let Some(left) = self.len().checked_sub(offset) else { return 0 };
+        let count = opaque(u64::from(left.min(N as u32)));
+        if count == 0 || count > N as u64 {
+            return 0;
+        }
+        let count = count as u32;
+        // SAFETY: writes `count` bytes, at most N, into the buffer.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), count) };
+        if result == 0 { count } else { 0 }
+    }
+}
+
+/// A value in kernel memory that lives at least as long as this program run: socket storage, or an
+/// element of the preallocated flow table, which may be given to another flow (its tag tells).
+pub struct Place<V>(*mut V);
+
+impl<V> Slot<V> for Place<V> {
+    #[inline(always)]
+    fn read<R>(&self, look: impl FnOnce(&V) -> R) -> R {
+        // SAFETY: see the type.
+        look(unsafe { &*self.0 })
+    }
+
+    #[inline(always)]
+    fn update<R>(&self, change: impl FnOnce(&mut V) -> R) -> R {
+        // SAFETY: see the type.
+        change(unsafe { &mut *self.0 })
+    }
+}
+
+impl Hook for Skb {
+    type Owned = Place<SocketFlow>;
+    type Tabled = Place<FlowState>;
+
+    #[inline(always)]
+    fn on_prepare(&self, state: &mut State) {
+        let _ = leaf::leaf_prepare(self.ctx.skb.skb, state);
+    }
+
+    #[inline(always)]
+    fn on_owned(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::leaf_owned(self.ctx.skb.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_listening(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::leaf_listening(self.ctx.skb.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_tracked(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::leaf_tracked(self.ctx.skb.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_untracked(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::leaf_untracked(self.ctx.skb.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_icmp_error(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::leaf_icmp_error(self.ctx.skb.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_anomaly(&self, state: &State, reason: Reason) -> Verdict {
+        code(leaf::leaf_anomaly(self.ctx.skb.skb, state, reason as u32))
+    }
+
+    #[inline(always)]
+    fn account(&self, state: &State, decision: &Decision, own: &Workload, telling: Telling) -> u32 {
+        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+        let telling = bit(telling.opener, leaf::TELL_OPENER)
+            | bit(telling.first, leaf::TELL_FIRST)
+            | bit(telling.elsewhere, leaf::TELL_ELSEWHERE);
+        leaf::leaf_account(self.ctx.skb.skb, state, decision, own, telling)
+    }
+
+    #[inline(always)]
+    fn doom(&self, state: &State, cookie: u64, netns: u64, whose: Whose) {
+        let _ = leaf::leaf_doom(state, cookie, netns, whose as u32);
+    }
+
+    #[inline(always)]
+    fn enter(&self, state: &State, peer: &Workload, decision: &Decision, entry: Entry) -> bool {
+        leaf::leaf_enter(self.ctx.skb.skb, state, peer, decision, entry as u32) != 0
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> Socket {
+        // Of include/net/tcp_states.h.
+        const SYN_SENT: u32 = 2;
+        const LISTEN: u32 = 10;
+        if self.sk.is_null() {
+            return Socket::None;
+        }
+        // SAFETY: checked against null; `state` may be read of any socket.
+        match unsafe { (*self.sk).state } {
+            LISTEN => Socket::Listening,
+            SYN_SENT => Socket::Opening,
+            _ => Socket::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn ownership(&self) -> Ownership {
+        const ESTABLISHED: u32 = 1;
+        const STREAM: u32 = 1;
+        const DATAGRAM: u32 = 2;
+        if self.sk.is_null() {
+            return Ownership::Nothing;
+        }
+        // SAFETY: checked against null.
+        let sk = unsafe { bpf_sk_fullsock(self.sk) };
+        if sk.is_null() {
+            return Ownership::Nothing;
+        }
+        // SAFETY: a full socket's fields.
+        match unsafe { ((*sk).type_, (*sk).protocol, (*sk).state) } {
+            (STREAM, protocol, _) if protocol == u32::from(Protocol::TCP.0) => Ownership::Stream,
+            (DATAGRAM, protocol, ESTABLISHED) if protocol == u32::from(Protocol::UDP.0) => Ownership::Datagrams,
+            _ => Ownership::Nothing,
+        }
+    }
+
+    #[inline(always)]
+    fn cgroup(&self) -> u64 {
+        // SAFETY: the context of this program.
+        unsafe { bpf_skb_cgroup_id(self.ctx.skb.skb) }
+    }
+
+    #[inline(always)]
+    fn workload_at_hand(&self) -> Workload {
+        let mut workload = Workload::UNKNOWN;
+        let _ = leaf::leaf_workload(self.ctx.skb.skb, &mut workload);
+        workload
+    }
+
+    #[inline(always)]
+    fn owned(&self) -> Option<Place<SocketFlow>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get(&maps::SOCKET_FLOWS, self.sk).map(Place)
+    }
+
+    #[inline(always)]
+    fn own(&self) -> Option<Place<SocketFlow>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get_or_create(&maps::SOCKET_FLOWS, self.sk).map(Place)
+    }
+
+    #[inline(always)]
+    fn tabled(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        maps::FLOWS.get_ptr_mut(key).map(Place)
+    }
+
+    #[inline(always)]
+    fn table(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        // A value of zeroes that lies in a map: one on the stack would be a fifth of it.
+        let blank = maps::BLANK_FLOW.get(0)?;
+        maps::FLOWS.insert(key, blank, 0).ok()?;
+        self.tabled(key)
+    }
+
+    #[inline(always)]
+    fn untable(&self, key: &FlowKey) {
+        let _ = maps::FLOWS.remove(key);
+    }
+
+}
+
+#[inline(always)]
+fn code(verdict: u32) -> Verdict {
+    Verdict::from_code(verdict as u8)
+}
+
+/// The same value, of which the compiler knows nothing any more: it must then keep the checks that the
+/// verifier wants to see.
+#[inline(always)]
+fn opaque(mut value: u64) -> u64 {
+    // SAFETY: adds nothing to a register.
+    unsafe { core::arch::asm!("{0} += 0", inout(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// The nearest cgroup that is in the table, from the leaf up.
+#[inline(always)]
+pub fn nearest(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Workload {
+    if cgroup == 0 || tables::workload(cgroup).is_some() {
+        return Workload { cgroup, anchor: cgroup };
+    }
+    let mut anchor = 0;
+    for level in 0..limits::CGROUP_DEPTH as i32 {
+        let id = ancestor(level);
+        if id == 0 || id == cgroup {
+            break;
+        }
+        if tables::workload(id).is_some() {
+            anchor = id;
+        }
+    }
+    Workload { cgroup, anchor }
+}
+
+/// An event that says nothing yet.
+pub const BLANK: Event = Event {
+    time: 0,
+    generation: 0,
+    netns: 0,
+    cookie: 0,
+    workload: Workload::UNKNOWN,
+    src: Addr::ANY,
+    dst: Addr::ANY,
+    from: Identity::WORLD,
+    to: Identity::WORLD,
+    rule: 0,
+    pid: 0,
+    src_port: 0,
+    dst_port: 0,
+    kind: 0,
+    protocol: 0,
+    verdict: 0,
+    reason: 0,
+};
+
+/// Puts a socket on the list of those that the agent ends.
+#[inline(always)]
+pub fn put_on_list(cookie: u64, doomed: &Doomed) {
+    const EEXIST: i32 = -17;
+    match maps::DOOMED.insert(cookie, doomed, BPF_NOEXIST.into()) {
+        Ok(()) => wake(),
+        Err(EEXIST) => {}
+        Err(_) => tables::lose(Loss::Doomed),
+    }
+}
+
+/// Wakes the daemon for the list of doomed sockets. A lost wake-up costs a few milliseconds: it looks
+/// by itself, too.
+#[inline(always)]
+fn wake() {
+    tables::emit(|event| {
+        *event = BLANK;
+        event.time = tables::now();
+        event.kind = EventKind::Doomed as u8;
+    });
+}

@@ -1,0 +1,322 @@
+//! The kernel's side of [`Tables`] and [`Report`]: what every program can look up and tell.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
+use bulkhead_abi::{
+    Addr, Cell, Control, CounterKey, Event, FlowKey, Identity, ListenerKey, LocalAddress, PairKey, RuleKey,
+    SlotOwner,
+    flow::Listener,
+    limits,
+    names::Loss,
+    tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+};
+
+use crate::maps;
+
+/// Copies a value out of a hash map at once: the kernel may give its element to another key.
+macro_rules! copy {
+    ($map:expr, $key:expr) => {
+        // SAFETY: the element is plain bytes without invalid patterns, and copied before it is looked
+        // at; whoever cares that it was not given to another key meanwhile finds the key in it.
+        unsafe { $map.get($key) }.copied()
+    };
+}
+
+/// The same for values that carry their key, looking a second time where the element was given to
+/// another key in between.
+macro_rules! copy_checked {
+    ($map:expr, $key:expr, $own:ident) => {
+        match copy!($map, $key) {
+            Some(value) if value.$own == *$key => Some(value),
+            Some(_) => match copy!($map, $key) {
+                Some(value) if value.$own == *$key => Some(value),
+                _ => None,
+            },
+            None => None,
+        }
+    };
+}
+
+#[inline(always)]
+pub fn control() -> Control {
+    // There is always an element 0; were there none, generation 0 has no tables and zones are closed.
+    maps::CONTROL.get(0).copied().unwrap_or_default()
+}
+
+#[inline(always)]
+pub fn prefix(addr: &Addr) -> Option<PrefixValue> {
+    maps::PREFIXES.get(&Key::new(128, *addr)).copied()
+}
+
+#[inline(always)]
+pub fn workload(cgroup: u64) -> Option<WorkloadValue> {
+    copy_checked!(maps::WORKLOADS, &cgroup, cgroup)
+}
+
+#[inline(always)]
+pub fn union(key: &PairKey) -> Option<UnionValue> {
+    copy_checked!(maps::UNIONS, key, key)
+}
+
+#[inline(always)]
+pub fn identity(identity: Identity) -> Option<IdentityValue> {
+    copy_checked!(maps::IDENTITIES, &identity, identity)
+}
+
+#[inline(always)]
+pub fn pair(key: &PairKey) -> Option<PairValue> {
+    copy_checked!(maps::PAIRS, key, key)
+}
+
+#[inline(always)]
+pub fn rule(key: &RuleKey) -> Option<Cell> {
+    maps::RULES.get(&Key::new(RuleKey::PORT_BITS, *key)).copied()
+}
+
+#[inline(always)]
+pub fn failsafe(key: &FailsafeKey) -> bool {
+    match maps::FAILSAFE.get_ptr_mut(key) {
+        Some(packets) => {
+            // SAFETY: preallocated and never removed while programs run; a lost increment of this
+            // counter on two CPUs at once is harmless.
+            unsafe { *packets = (*packets).wrapping_add(1) };
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(always)]
+pub fn local(addr: &Addr) -> Option<LocalAddress> {
+    copy!(maps::LOCALS, addr)
+}
+
+#[inline(always)]
+pub fn home(netns: u64) -> Option<Home> {
+    copy!(maps::HOMES, &netns)
+}
+
+#[inline(always)]
+pub fn listener(key: &ListenerKey) -> Option<Listener> {
+    copy!(maps::LISTENERS, key)
+}
+
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments, always available.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[inline(always)]
+pub fn find_slot(key: &CounterKey) -> u32 {
+    if let Some(owner) = copy!(maps::SLOTS, key) {
+        return owner.slot;
+    }
+    new_slot(key)
+}
+
+/// Takes the next free slot for `key`. Two CPUs at once may take two: one is then never used.
+#[inline(always)]
+fn new_slot(key: &CounterKey) -> u32 {
+    let Some(used) = maps::SLOTS_USED.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an array element lives as long as its map, and is only ever added to.
+    let next = unsafe { fetch_add(used, 1) }.wrapping_add(1);
+    if next >= u64::from(limits::COUNTERS) {
+        lose(Loss::Slots);
+        return 0;
+    }
+    match maps::SLOTS.insert(key, SlotOwner { slot: next as u32 }, BPF_NOEXIST.into()) {
+        Ok(()) => next as u32,
+        Err(_) => copy!(maps::SLOTS, key).map_or(0, |owner| owner.slot),
+    }
+}
+
+#[inline(always)]
+pub fn add(slot: u32, flows: u64, packets: u64, bytes: u64) {
+    if let Some(counter) = maps::COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: this CPU's own element. A program that interrupts this one on the same CPU may
+        // count in between, so each field is added to atomically.
+        unsafe {
+            bump(&raw mut (*counter).packets, packets);
+            bump(&raw mut (*counter).bytes, bytes);
+            if flows != 0 {
+                bump(&raw mut (*counter).flows, flows);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub fn denied_first(key: &FlowKey) -> bool {
+    /// A denied tuple that comes back after this long is a new attempt: longer than the last
+    /// retransmission of a SYN that people wait for (RFC 6298: 1, 3, 7, 15, 31 seconds).
+    const MEMORY: u64 = 35_000_000_000;
+    let time = now();
+    if let Some(seen) = copy!(maps::DENIED, key)
+        && time.wrapping_sub(seen) < MEMORY
+    {
+        return false;
+    }
+    let _ = maps::DENIED.insert(key, time, 0);
+    true
+}
+
+#[inline(always)]
+pub fn emit(fill: impl FnOnce(&mut Event)) {
+    match maps::EVENTS.reserve(0) {
+        Some(mut entry) => {
+            // SAFETY: plain bytes: every pattern is valid, and `fill` writes every field before the
+            // daemon reads them.
+            fill(unsafe { entry.assume_init_mut() });
+            entry.submit(0);
+        }
+        None => lose(Loss::Events),
+    }
+}
+
+/// Counts something that had no room.
+#[inline(always)]
+pub fn lose(what: Loss) {
+    if let Some(lost) = maps::LOST.get_ptr_mut(what as u32) {
+        // SAFETY: this CPU's own element.
+        unsafe { bump(lost, 1) };
+    }
+}
+
+/// # Safety
+/// `value` points to an aligned element of a live map.
+#[inline(always)]
+unsafe fn bump(value: *mut u64, by: u64) {
+    // SAFETY: by the caller's promise.
+    let _ = unsafe { fetch_add(value, by) };
+}
+
+/// An atomic addition. `core`'s atomics offer none on targets without compare-and-swap, which BPF has
+/// only in part.
+///
+/// # Safety
+/// `value` points to an aligned element of a live map.
+#[inline(always)]
+unsafe fn fetch_add(value: *mut u64, by: u64) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(value, by) }
+}
+
+/// Implements [`bulkhead_core::tables::Tables`] by the lookups of this module.
+macro_rules! plain_lookups {
+    () => {
+        #[inline(always)]
+        fn control(&self) -> bulkhead_abi::Control {
+            $crate::tables::control()
+        }
+        #[inline(always)]
+        fn prefix(&self, addr: &bulkhead_abi::Addr) -> Option<bulkhead_abi::tables::PrefixValue> {
+            $crate::tables::prefix(addr)
+        }
+        #[inline(always)]
+        fn workload(&self, cgroup: u64) -> Option<bulkhead_abi::tables::WorkloadValue> {
+            $crate::tables::workload(cgroup)
+        }
+        #[inline(always)]
+        fn union(&self, key: &bulkhead_abi::PairKey) -> Option<bulkhead_abi::tables::UnionValue> {
+            $crate::tables::union(key)
+        }
+        #[inline(always)]
+        fn identity(&self, identity: bulkhead_abi::Identity) -> Option<bulkhead_abi::tables::IdentityValue> {
+            $crate::tables::identity(identity)
+        }
+        #[inline(always)]
+        fn pair(&self, key: &bulkhead_abi::PairKey) -> Option<bulkhead_abi::tables::PairValue> {
+            $crate::tables::pair(key)
+        }
+        #[inline(always)]
+        fn rule(&self, key: &bulkhead_abi::RuleKey) -> Option<bulkhead_abi::Cell> {
+            $crate::tables::rule(key)
+        }
+        #[inline(always)]
+        fn failsafe(&self, key: &bulkhead_abi::tables::FailsafeKey) -> bool {
+            $crate::tables::failsafe(key)
+        }
+        #[inline(always)]
+        fn local(&self, addr: &bulkhead_abi::Addr) -> Option<bulkhead_abi::LocalAddress> {
+            $crate::tables::local(addr)
+        }
+        #[inline(always)]
+        fn home(&self, netns: u64) -> Option<bulkhead_abi::tables::Home> {
+            $crate::tables::home(netns)
+        }
+        #[inline(always)]
+        fn listener(&self, key: &bulkhead_abi::ListenerKey) -> Option<bulkhead_abi::flow::Listener> {
+            $crate::tables::listener(key)
+        }
+    };
+}
+
+/// The tables without a packet or a call: for the functions of [`crate::leaf`], which must not call
+/// themselves.
+pub struct Kernel;
+
+impl bulkhead_core::tables::Tables for Kernel {
+    plain_lookups!();
+}
+
+/// Implements [`bulkhead_core::tables::Tables`] with the functions of [`crate::leaf`], and `Report` by the
+/// lookups of this module and the two inherent methods `netns` and `cookie` of the type.
+macro_rules! kernel_tables {
+    ($type:ty) => {
+        impl bulkhead_core::tables::Tables for $type {
+            $crate::tables::plain_lookups!();
+
+            #[inline(always)]
+            fn resolve(&self, generation: u64, workload: &bulkhead_abi::Workload, addr: &bulkhead_abi::Addr) -> bulkhead_abi::Identity {
+                bulkhead_abi::Identity($crate::leaf::leaf_resolve(generation, workload.cgroup, workload.anchor, addr))
+            }
+            #[inline(always)]
+            fn cell(&self, generation: u64, from: bulkhead_abi::Identity, to: bulkhead_abi::Identity, protocol: bulkhead_abi::Protocol, port: u16) -> Option<bulkhead_abi::Cell> {
+                let pair = u64::from(from.0) << 32 | u64::from(to.0);
+                let mut cell = bulkhead_abi::Cell::CLOSED;
+                match $crate::leaf::leaf_cell(generation, pair, u64::from(protocol.0) << 16 | u64::from(port), &mut cell) {
+                    0 => None,
+                    _ => Some(cell),
+                }
+            }
+            #[inline(always)]
+            fn receiver(&self, netns: u64, addr: &bulkhead_abi::Addr, port: u16, protocol: bulkhead_abi::Protocol) -> bulkhead_abi::Workload {
+                let mut receiver = bulkhead_abi::Workload::UNKNOWN;
+                let _ = $crate::leaf::leaf_receiver(netns, addr, u64::from(protocol.0) << 16 | u64::from(port), &mut receiver);
+                receiver
+            }
+        }
+
+        impl bulkhead_core::report::Report for $type {
+            #[inline(always)]
+            fn now(&self) -> u64 {
+                $crate::tables::now()
+            }
+            #[inline(always)]
+            fn slot(&self, key: &bulkhead_abi::CounterKey) -> u32 {
+                $crate::leaf::leaf_slot(key)
+            }
+            #[inline(always)]
+            fn add(&self, slot: u32, flows: u64, packets: u64, bytes: u64) {
+                $crate::tables::add(slot, flows, packets, bytes)
+            }
+            #[inline(always)]
+            fn denied_first(&self, key: &bulkhead_abi::FlowKey) -> bool {
+                $crate::tables::denied_first(key)
+            }
+            #[inline(always)]
+            fn emit(&self, fill: impl FnOnce(&mut bulkhead_abi::Event)) {
+                $crate::tables::emit(fill)
+            }
+            #[inline(always)]
+            fn netns(&self) -> u64 {
+                <$type>::netns(self)
+            }
+            #[inline(always)]
+            fn cookie(&self) -> u64 {
+                <$type>::cookie(self)
+            }
+        }
+    };
+}
+pub(crate) use {kernel_tables, plain_lookups};
