@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed as well.
-            let _ = writeln!(std::io::stderr(), "bulkhead: {error:#}");
+            let _ = writeln!(std::io::stderr(), "bulkhead: {}", causes(&error));
             ExitCode::FAILURE
         }
     }
@@ -149,13 +149,39 @@ fn colored() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// The error with its causes, without those that it already quotes.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     causes.any(|cause| cause.kind() == ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = std::io::Error::other("no such thing");
+        let quoting =
+            anyhow::Error::from(crate::config::ConfigError::Read { path: "x".into(), source: inner });
+        let text = super::causes(&quoting);
+        assert_eq!(text.matches("no such thing").count(), 1, "{text}");
+        let around = Err::<(), _>(quoting).context("starting").unwrap_err();
+        assert!(super::causes(&around).starts_with("starting: cannot read the configuration x"));
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         super::command().debug_assert();
