@@ -178,11 +178,11 @@ pub extern "C" fn leaf_enter(
 /// variant.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn leaf_doom(state: *const State, cookie: u64, netns: u64, whose: u32) -> u32 {
+pub extern "C" fn leaf_doom(state: *const State, cookie: u64, netns: u64, whose: u32, reason: u32) -> u32 {
     let whose = if whose == 0 { Whose::Ours } else { Whose::Theirs };
     // SAFETY: null or, by the verifier's word, a whole state.
     if let Some(state) = unsafe { state.as_ref() } {
-        skb::put_on_list(cookie, &parts::doomed(state, netns, whose));
+        skb::put_on_list(cookie, &parts::doomed(state, netns, whose, Reason::from_code(reason as u8)));
     }
     0
 }

@@ -169,8 +169,8 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn doom(&self, state: &State, cookie: u64, netns: u64, whose: Whose) {
-        let _ = leaf::leaf_doom(state, cookie, netns, whose as u32);
+    fn doom(&self, state: &State, cookie: u64, netns: u64, whose: Whose, reason: Reason) {
+        let _ = leaf::leaf_doom(state, cookie, netns, whose as u32, reason as u32);
     }
 
     #[inline(always)]

@@ -61,23 +61,32 @@ impl Mirror {
         let mut rest = Rest::default();
         for (key, value) in maps.prefixes.entries()? {
             let prefix = Prefix::new(key.data, u8::try_from(key.bits).unwrap_or(128));
-            mirror.prefixes.insert(prefix, settle(value.identity, live, |identity| {
-                rest.prefixes.push((key, PrefixValue { identity }));
-            }));
+            mirror.prefixes.insert(
+                prefix,
+                settle(value.identity, live, |identity| {
+                    rest.prefixes.push((key, PrefixValue { identity }));
+                }),
+            );
         }
         for (cgroup, value) in maps.workloads.entries()? {
-            mirror.workloads.insert(cgroup, settle(value.identity, live, |identity| {
-                rest.workloads.push((cgroup, WorkloadValue { cgroup, identity }));
-            }));
+            mirror.workloads.insert(
+                cgroup,
+                settle(value.identity, live, |identity| {
+                    rest.workloads.push((cgroup, WorkloadValue { cgroup, identity }));
+                }),
+            );
         }
         for (identity, value) in maps.identities.entries()? {
-            let state = settle(value.state, live, |state| rest.identities.push((identity, IdentityValue { identity, state })));
+            let state = settle(value.state, live, |state| {
+                rest.identities.push((identity, IdentityValue { identity, state }))
+            });
             if state.0 != 0 {
                 mirror.identities.insert(identity, state);
             }
         }
         for (key, value) in maps.pairs.entries()? {
-            let ruleset = settle(value.ruleset, live, |ruleset| rest.pairs.push((key, PairValue { key, ruleset })));
+            let ruleset =
+                settle(value.ruleset, live, |ruleset| rest.pairs.push((key, PairValue { key, ruleset })));
             if ruleset != 0 {
                 mirror.pairs.insert(key, ruleset);
             }
@@ -117,7 +126,14 @@ impl Mirror {
         bulkhead_sys::rcu::grace_period()?;
         self.adopt(image);
         let written = plan.len();
-        Ok(Commit { generation: generation + 1, changed: true, written, removed, stage, total: start.elapsed() })
+        Ok(Commit {
+            generation: generation + 1,
+            changed: true,
+            written,
+            removed,
+            stage,
+            total: start.elapsed(),
+        })
     }
 
     /// Follows workloads that came and went under an unchanged policy: no generation.
@@ -267,9 +283,21 @@ impl Plan {
             Ok(())
         }
         let fresh = |before: bool| !before;
-        room(&maps.prefixes, mirror.prefixes.len(), self.prefixes.iter().filter(|c| fresh(c.before.is_some())))?;
-        room(&maps.workloads, mirror.workloads.len(), self.workloads.iter().filter(|c| fresh(c.before.is_some())))?;
-        room(&maps.identities, mirror.identities.len(), self.identities.iter().filter(|c| fresh(c.before.is_some())))?;
+        room(
+            &maps.prefixes,
+            mirror.prefixes.len(),
+            self.prefixes.iter().filter(|c| fresh(c.before.is_some())),
+        )?;
+        room(
+            &maps.workloads,
+            mirror.workloads.len(),
+            self.workloads.iter().filter(|c| fresh(c.before.is_some())),
+        )?;
+        room(
+            &maps.identities,
+            mirror.identities.len(),
+            self.identities.iter().filter(|c| fresh(c.before.is_some())),
+        )?;
         room(&maps.pairs, mirror.pairs.len(), self.pairs.iter().filter(|c| fresh(c.before.is_some())))?;
         room(&maps.unions, mirror.unions.len(), self.new_unions.iter())?;
         room(&maps.rules, mirror.rulesets.values().map(Vec::len).sum(), self.new_rules.iter())
@@ -399,7 +427,10 @@ fn trie_key(prefix: &Prefix) -> TrieKey<Addr> {
 }
 
 fn entries(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (TrieKey<RuleKey>, Cell)> {
-    ruleset.entries().iter().map(move |entry| (TrieKey { bits: entry.bits, data: entry.key(number) }, entry.cell))
+    ruleset
+        .entries()
+        .iter()
+        .map(move |entry| (TrieKey { bits: entry.bits, data: entry.key(number) }, entry.cell))
 }
 
 fn keys(number: u32, ruleset: &Ruleset) -> Vec<TrieKey<RuleKey>> {

@@ -6,7 +6,9 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     /// This binary carries no kernel programs.
-    #[error("this binary was built without kernel programs: build with `cargo xtask build`, or name an object with --object")]
+    #[error(
+        "this binary was built without kernel programs: build with `cargo xtask build`, or name an object with --object"
+    )]
     NoObject,
     /// The object could not be read.
     #[error("cannot read the kernel object {}: {error}", path.display())]
@@ -47,7 +49,9 @@ pub enum DatapathError {
         error: aya::pin::PinError,
     },
     /// A map is not what this version expects.
-    #[error("the pinned map {name} has keys of {key} and values of {value} bytes, where this version needs {wanted_key} and {wanted_value}: run `bulkhead detach` and start again")]
+    #[error(
+        "the pinned map {name} has keys of {key} and values of {value} bytes, where this version needs {wanted_key} and {wanted_value}: run `bulkhead detach` and start again"
+    )]
     Shape {
         /// Which.
         name: &'static str,
@@ -61,7 +65,9 @@ pub enum DatapathError {
         wanted_value: usize,
     },
     /// A change does not fit; nothing of it was made live.
-    #[error("the policy needs {needed} entries of {name}, and there is room for {capacity}: use fewer or broader prefixes, zones or rules")]
+    #[error(
+        "the policy needs {needed} entries of {name}, and there is room for {capacity}: use fewer or broader prefixes, zones or rules"
+    )]
     Full {
         /// Which table.
         name: &'static str,

@@ -7,6 +7,7 @@
 mod commit;
 mod error;
 mod events;
+mod locals;
 pub mod maps;
 mod programs;
 mod reader;
@@ -19,10 +20,7 @@ use std::{
     sync::Arc,
 };
 
-use bulkhead_abi::{
-    Addr, Control, Counter, LocalAddress, limits, names,
-    tables::{FailsafeKey, Home},
-};
+use bulkhead_abi::{Addr, Control, Counter, limits, names, tables::FailsafeKey};
 use bulkhead_policy::Image;
 
 pub use commit::Commit;
@@ -142,19 +140,9 @@ impl Datapath {
     }
 
     /// Tells the kernel which addresses are on this node, by the cookie of the namespace that has them;
-    /// how many entries were touched. An address that two namespaces claim belongs to neither.
+    /// how many entries were touched.
     pub fn set_locals(&mut self, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
-        let held: BTreeMap<Addr, u64> =
-            self.maps.locals.entries()?.into_iter().map(|(addr, local)| (addr, local.netns)).collect();
-        let new: Vec<_> = locals
-            .iter()
-            .filter(|(addr, netns)| held.get(addr) != Some(netns))
-            .map(|(&addr, &netns)| (addr, LocalAddress { addr, netns }))
-            .collect();
-        let gone: Vec<Addr> = held.keys().filter(|addr| !locals.contains_key(addr)).copied().collect();
-        self.maps.locals.set_all(&new)?;
-        self.maps.locals.remove_all(&gone)?;
-        Ok(new.len() + gone.len() + self.set_homes(locals)?)
+        locals::set(&self.maps, locals)
     }
 
     /// Begins to enforce: what was tracked while adopting is judged again from its next packet on.
@@ -192,7 +180,8 @@ impl Datapath {
     }
 
     fn set_failsafe(&mut self, wanted: &[FailsafeKey]) -> Result<(), DatapathError> {
-        let held: BTreeSet<FailsafeKey> = self.maps.failsafe.entries()?.into_iter().map(|(key, _)| key).collect();
+        let held: BTreeSet<FailsafeKey> =
+            self.maps.failsafe.entries()?.into_iter().map(|(key, _)| key).collect();
         let wanted: BTreeSet<FailsafeKey> = wanted.iter().copied().collect();
         let capacity = limits::FAILSAFE as usize;
         if wanted.len() > capacity {
@@ -203,19 +192,23 @@ impl Datapath {
         self.maps.failsafe.remove_all(&gone)?;
         self.maps.failsafe.set_all(&new)
     }
+}
 
-    fn set_homes(&mut self, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
-        let homes = homes(locals);
-        let held: BTreeMap<u64, Home> = self.maps.homes.entries()?.into_iter().collect();
-        let new: Vec<_> = homes
-            .iter()
-            .filter(|(netns, home)| held.get(netns) != Some(home))
-            .map(|(&netns, &home)| (netns, home))
-            .collect();
-        let gone: Vec<u64> = held.keys().filter(|netns| !homes.contains_key(netns)).copied().collect();
-        self.maps.homes.set_all(&new)?;
-        self.maps.homes.remove_all(&gone)?;
-        Ok(new.len() + gone.len())
+/// The tables about sockets, for whoever follows sockets: membership, which needs no generation.
+#[derive(Clone, Debug)]
+pub struct Sockets {
+    maps: Arc<Maps>,
+}
+
+impl Sockets {
+    /// See [`Datapath::set_locals`].
+    pub fn set_locals(&self, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
+        locals::set(&self.maps, locals)
+    }
+
+    /// The tables themselves.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
     }
 }
 
@@ -272,25 +265,6 @@ fn remove_pins(dir: &Path) -> Result<usize, DatapathError> {
         fs::remove_file(pin).map_err(DatapathError::io("remove", pin))?;
     }
     Ok(pins.len())
-}
-
-/// The one address per family that each namespace sends from; link-local and loopback ones are not
-/// chosen for others.
-fn homes(locals: &BTreeMap<Addr, u64>) -> BTreeMap<u64, Home> {
-    let mut found: BTreeMap<u64, (Vec<Addr>, Vec<Addr>)> = BTreeMap::new();
-    for (&addr, &netns) in locals {
-        let [first, second, ..] = addr.octets();
-        if addr.is_loopback() || !addr.is_v4() && first == 0xfe && second & 0xc0 == 0x80 {
-            continue;
-        }
-        let (v4, v6) = found.entry(netns).or_default();
-        if addr.is_v4() { v4.push(addr) } else { v6.push(addr) }
-    }
-    let only = |addrs: Vec<Addr>| match addrs.as_slice() {
-        [addr] => *addr,
-        _ => Addr::ANY,
-    };
-    found.into_iter().map(|(netns, (v4, v6))| (netns, Home { v4: only(v4), v6: only(v6) })).collect()
 }
 
 const _: () = assert!(size_of::<Counter>().is_multiple_of(8), "per-CPU values are read in steps of eight");

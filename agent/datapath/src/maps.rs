@@ -3,8 +3,8 @@
 use std::{os::fd::OwnedFd, path::Path};
 
 use bulkhead_abi::{
-    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey, RuleKey,
-    SlotOwner, SocketFlow, SocketOwner,
+    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
+    RuleKey, SlotOwner, SocketFlow, SocketOwner,
     flow::{Doomed, Listener},
     names,
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},

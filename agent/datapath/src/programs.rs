@@ -12,7 +12,10 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError, links::{FdLink, LinkError, PinnedLink}},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
+        links::{FdLink, LinkError, PinnedLink},
+    },
 };
 use bulkhead_abi::names;
 
@@ -49,7 +52,12 @@ pub(crate) fn load(options: &Options<'_>, maps: &Path) -> Result<Loaded, Datapat
     }
 }
 
-fn load_with(options: &Options<'_>, maps: &Path, bytes: &[u8], netns_cookie: bool) -> Result<Loaded, DatapathError> {
+fn load_with(
+    options: &Options<'_>,
+    maps: &Path,
+    bytes: &[u8],
+    netns_cookie: bool,
+) -> Result<Loaded, DatapathError> {
     let flag = u32::from(netns_cookie);
     let mut loader = EbpfLoader::new();
     loader.override_global("HAS_NETNS_COOKIE", &flag, true);
@@ -115,9 +123,8 @@ fn same_program(pin: &Path, name: &'static str, program: &Program) -> Result<boo
     let link: FdLink = PinnedLink::from_pin(pin).map_err(link_error)?.into();
     let running = link.info().map_err(link_error)?.program_id();
     let ours = program.info().map_err(|error| DatapathError::Program { name, error })?;
-    let Some(theirs) = aya::programs::loaded_programs()
-        .filter_map(Result::ok)
-        .find(|info| info.id() == running)
+    let Some(theirs) =
+        aya::programs::loaded_programs().filter_map(Result::ok).find(|info| info.id() == running)
     else {
         return Ok(false);
     };
@@ -140,8 +147,11 @@ fn attach(program: &mut Program, name: &'static str, root: &File) -> Result<FdLi
     let link_error = |error: LinkError| DatapathError::Link { name, error };
     match program {
         Program::CgroupSkb(program) => {
-            let direction =
-                if name == "skb_ingress" { CgroupSkbAttachType::Ingress } else { CgroupSkbAttachType::Egress };
+            let direction = if name == "skb_ingress" {
+                CgroupSkbAttachType::Ingress
+            } else {
+                CgroupSkbAttachType::Egress
+            };
             let id = CgroupSkb::attach(program, root, direction, MODE).map_err(program_error)?;
             program.take_link(id).map_err(program_error)?.try_into().map_err(link_error)
         }

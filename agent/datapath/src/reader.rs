@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use bulkhead_abi::{
-    Addr, Cell, Control, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
-    Protocol, RuleKey, SocketFlow, Workload,
+    Addr, Cell, Control, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
+    PairKey, Protocol, RuleKey, SocketFlow, Workload,
     flow::Listener,
     names::{self, Loss},
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
@@ -78,6 +78,11 @@ impl Reader {
         &self.maps
     }
 
+    /// Write access to the tables about sockets.
+    pub fn sockets(&self) -> crate::Sockets {
+        crate::Sockets { maps: Arc::clone(&self.maps) }
+    }
+
     /// The live generation.
     pub fn generation(&self) -> u64 {
         self.word(CONTROL_GENERATION)
@@ -145,7 +150,8 @@ impl Reader {
         let mut programs: Vec<ProgramStats> = aya::programs::loaded_programs()
             .filter_map(Result::ok)
             .filter(|info| {
-                info.name_as_str().is_some_and(|name| names::PROGRAMS.iter().any(|known| known.starts_with(name)))
+                info.name_as_str()
+                    .is_some_and(|name| names::PROGRAMS.iter().any(|known| known.starts_with(name)))
             })
             .filter(|info| {
                 info.map_ids().ok().flatten().is_some_and(|ids| {

@@ -289,8 +289,10 @@ pub struct Doomed {
     pub remote_port: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// [`Reason`](crate::Reason) code.
+    pub reason: u8,
     /// Zero.
-    pub _reserved: [u8; 3],
+    pub _reserved: [u8; 2],
 }
 
 const _: () = {

@@ -173,7 +173,7 @@ pub trait Hook: Tables + Bytes + Report + Sized {
         parts::account(self, state, decision, own, telling)
     }
     /// Puts a socket on the list of those that the agent ends: [`parts::doomed`].
-    fn doom(&self, state: &State, cookie: u64, netns: u64, whose: Whose);
+    fn doom(&self, state: &State, cookie: u64, netns: u64, whose: Whose, reason: Reason);
     /// [`parts::enter`].
     #[inline(always)]
     fn enter(&self, state: &State, peer: &Workload, decision: &Decision, entry: Entry) -> bool {

@@ -27,7 +27,7 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
     let telling = Telling { opener: false, first: knocks || !decision.verdict.passes(), elsewhere: false };
     let _slot = hook.account(state, &decision, &own, telling);
     if !decision.verdict.passes() && cookie != 0 {
-        hook.doom(state, cookie, netns, Whose::Theirs);
+        hook.doom(state, cookie, netns, Whose::Theirs, decision.reason);
     }
     Outcome::Verdict(decision.verdict)
 }

@@ -44,7 +44,7 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     if !decision.verdict.passes() {
         let cookie = hook.cookie();
         if cookie != 0 {
-            hook.doom(state, cookie, hook.netns(), Whose::Ours);
+            hook.doom(state, cookie, hook.netns(), Whose::Ours, decision.reason);
         }
         return state.out(decision.verdict);
     }
@@ -52,7 +52,8 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     if elsewhere && !role.known && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
         return Outcome::Anomaly(Reason::FlowTableFull);
     }
-    if role.handed && state.is_stream() {
+    // An adopted flow's entry serves both of its ends, if both are here.
+    if role.handed && !role.adopted && state.is_stream() {
         hook.untable(&state.key);
     }
     Outcome::Verdict(decision.verdict)

@@ -1,6 +1,6 @@
 //! Counting, telling, and putting sockets on the list of those to be ended.
 
-use bulkhead_abi::{Verdict, Workload, flow::Doomed};
+use bulkhead_abi::{Reason, Verdict, Workload, flow::Doomed};
 
 use super::{Hook, Outcome, State, Telling, Whose};
 use crate::{
@@ -55,7 +55,7 @@ pub(super) fn again<H: Hook>(hook: &H, state: &State, verdict: Verdict, counter:
 
 /// A socket for the list of those to be ended.
 #[inline(always)]
-pub fn doomed(state: &State, netns: u64, whose: Whose) -> Doomed {
+pub fn doomed(state: &State, netns: u64, whose: Whose, reason: Reason) -> Doomed {
     let (own, peer) = match whose {
         Whose::Ours => (state.local(), state.remote()),
         Whose::Theirs => (state.remote(), state.local()),
@@ -67,6 +67,7 @@ pub fn doomed(state: &State, netns: u64, whose: Whose) -> Doomed {
         local_port: own.port,
         remote_port: peer.port,
         protocol: state.protocol.0,
-        _reserved: [0; 3],
+        reason: reason as u8,
+        _reserved: [0; 2],
     }
 }
