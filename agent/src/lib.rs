@@ -17,6 +17,7 @@ pub mod log;
 pub mod metrics;
 pub mod privilege;
 pub mod readiness;
+pub mod sockets;
 pub mod systemd;
 pub mod watch;
 

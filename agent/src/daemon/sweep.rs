@@ -9,6 +9,7 @@ use bulkhead_policy::Image;
 
 use crate::datapath::Reader;
 use crate::instance::Instance;
+use crate::sockets::SocketSweeper;
 
 /// Works on sockets.
 pub trait Sweeper: Send {
@@ -28,23 +29,6 @@ pub trait Sweeper: Send {
 }
 
 /// The sweeper of this build.
-pub(super) fn sweeper(_reader: &Reader, _instance: &Instance) -> Box<dyn Sweeper> {
-    Box::new(NoSweeper)
-}
-
-/// A sweeper that does nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoSweeper;
-
-impl Sweeper for NoSweeper {
-    fn adopt(&mut self, _: &Image) {}
-    fn on_event(&mut self, _: &Event) {}
-    fn tick(&mut self) {}
-    fn after_commit(&mut self, _: &Arc<Image>) {}
-    fn locals(&mut self) -> Option<BTreeMap<Addr, u64>> {
-        None
-    }
-    fn ended(&self) -> Vec<(Reason, u64)> {
-        Vec::new()
-    }
+pub(super) fn sweeper(reader: &Reader, instance: &Instance) -> Box<dyn Sweeper> {
+    Box::new(SocketSweeper::new(reader, &instance.cgroup_root))
 }

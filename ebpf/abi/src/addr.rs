@@ -36,7 +36,7 @@ impl Addr {
     #[inline(always)]
     pub fn is_loopback(&self) -> bool {
         let (high, low) = self.words();
-        high == 0 && (low == 1 || low >> 24 == 0xffff_7f)
+        high == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
     }
 
     /// `::` or `0.0.0.0`.

@@ -10,8 +10,13 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "testing")]
+extern crate std;
+
 pub mod call;
 pub mod endpoint;
+#[cfg(feature = "testing")]
+pub mod host;
 pub mod judge;
 pub mod packet;
 pub mod report;

@@ -7,6 +7,7 @@
 use bulkhead_abi::{Addr, Protocol, Reason, limits};
 
 /// Read access to a packet that begins with its IP header.
+#[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
 pub trait Bytes {
     /// Length of the packet in bytes.
     fn len(&self) -> u32;

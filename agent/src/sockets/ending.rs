@@ -1,0 +1,212 @@
+//! Ending sockets whose flow is denied, so that their programs see an error and not silence.
+//!
+//! The kernel lists those that it met (a packet was dropped). After a policy change the idle ones are
+//! found by looking at every socket, judged with the kernel's own tables. Always by cookie: a tuple may
+//! have been given to somebody else since.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd as _;
+
+use bulkhead_abi::{FlowKey, FlowState, Protocol, Reason, Side, SocketFlow, Verdict, Workload, flow::Doomed};
+use bulkhead_core::{
+    endpoint,
+    judge::{self, Decision, Question, Sides},
+    tables::Policy,
+};
+use bulkhead_sys::sock_diag::{Destroyed, Diag, Query, Socket, State, Target};
+use zerocopy::FromBytes as _;
+
+use super::namespaces::Namespaces;
+use crate::datapath::{DatapathError, Reader};
+
+/// Ends sockets, and counts them.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    ended: BTreeMap<Reason, u64>,
+}
+
+impl Ending {
+    /// How many were ended so far, by reason.
+    pub(super) fn counts(&self) -> Vec<(Reason, u64)> {
+        self.ended.iter().map(|(&reason, &count)| (reason, count)).collect()
+    }
+
+    /// Ends those that the kernel has listed.
+    pub(super) fn end_doomed(&mut self, reader: &Reader, namespaces: &mut Namespaces) {
+        let sockets = reader.sockets();
+        let doomed = &sockets.maps().doomed;
+        let listed = match doomed.entries() {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read which sockets are to be ended");
+                return;
+            }
+        };
+        if listed.is_empty() {
+            return;
+        }
+        let mut by_namespace: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
+        for (cookie, entry) in &listed {
+            let reason = Reason::from_code(entry.reason);
+            by_namespace.entry(entry.netns).or_default().push((target(*cookie, entry), reason));
+        }
+        for (netns, targets) in by_namespace {
+            // A namespace without a process of ours has no socket that could wait for an answer.
+            if let Some(ns) = namespaces.open(netns) {
+                match Diag::open(&ns) {
+                    Ok(mut diag) => self.end(&mut diag, &targets),
+                    Err(error) => tracing::warn!(%error, "cannot end sockets in a network namespace"),
+                }
+            }
+        }
+        let cookies: Vec<u64> = listed.iter().map(|(cookie, _)| *cookie).collect();
+        if let Err(error) = doomed.remove_all(&cookies) {
+            tracing::warn!(%error, "cannot clear the list of sockets to be ended");
+        }
+    }
+
+    /// Ends every socket whose flow the live policy denies.
+    pub(super) fn end_denied(&mut self, reader: &Reader, namespaces: &mut Namespaces) {
+        if let Err(error) = self.try_end_denied(reader, namespaces) {
+            tracing::warn!(%error, "cannot look for idle connections that lost their right; their next packet is denied");
+        }
+    }
+
+    fn try_end_denied(&mut self, reader: &Reader, namespaces: &mut Namespaces) -> Result<(), DatapathError> {
+        if reader.adopting() {
+            return Ok(());
+        }
+        let map = reader.socket_flows_map();
+        let (id, storages) = (map.id()?, [map.as_fd()]);
+        let mut all = Vec::new();
+        let mut diags = Vec::new();
+        for (netns, ns) in namespaces.open_all()? {
+            let mut diag = Diag::open(&ns)?;
+            for protocol in [Protocol::TCP, Protocol::UDP] {
+                let storages: &[_] = if protocol == Protocol::TCP { &storages } else { &[] };
+                let query = Query { storages, ..Query::all(protocol) };
+                all.extend(diag.dump(&query)?.into_iter().filter(is_connected).map(|socket| (netns, socket)));
+            }
+            diags.push((netns, diag));
+        }
+        let judge = Judge::new(reader, id, &all);
+        let mut denied: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
+        for (netns, socket) in &all {
+            if let Some(decision) = judge.denial(*netns, socket) {
+                denied.entry(*netns).or_default().push((Target::from(socket), decision.reason));
+            }
+        }
+        for (netns, diag) in &mut diags {
+            if let Some(targets) = denied.get(netns) {
+                self.end(diag, targets);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, diag: &mut Diag, targets: &[(Target, Reason)]) {
+        let wanted: Vec<Target> = targets.iter().map(|(target, _)| *target).collect();
+        for (result, (target, reason)) in diag.destroy_all(&wanted).into_iter().zip(targets) {
+            match result {
+                Ok(Destroyed::Now) => {
+                    *self.ended.entry(*reason).or_default() += 1;
+                    tracing::debug!(cookie = target.cookie, reason = reason.as_str(), "ended a socket");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "cannot end a socket whose flow is denied"),
+            }
+        }
+    }
+}
+
+/// Judges sockets as the kernel would judge their next packet.
+struct Judge<'a> {
+    reader: &'a Reader,
+    policy: Policy<'a, Reader>,
+    /// The map whose values tell a socket's flow.
+    storage: u32,
+    /// Tuples as their owners see them, to find who is at the other end on this node.
+    owners: HashMap<(FlowKey, bool), u64>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(reader: &'a Reader, storage: u32, sockets: &[(u64, Socket)]) -> Self {
+        let owners = sockets
+            .iter()
+            .filter_map(|(netns, socket)| Some((key(*netns, socket), socket.cgroup?)))
+            .collect();
+        Self { reader, policy: Policy::live(reader), storage, owners }
+    }
+
+    /// The denial, if it is one.
+    fn denial(&self, netns: u64, socket: &Socket) -> Option<Decision> {
+        let cgroup = socket.cgroup?;
+        let (key, local_is_low) = key(netns, socket);
+        let flow = socket
+            .storages
+            .iter()
+            .find(|(id, _)| *id == self.storage)
+            .and_then(|(_, bytes)| SocketFlow::read_from_bytes(bytes).ok())
+            // A socket that was connected elsewhere before.
+            .filter(|flow| flow.peer_addr == socket.remote && flow.peer_port == socket.remote_port);
+        let opener = match flow {
+            Some(flow) => Some(flow.flags & SocketFlow::FLAG_OPENER != 0),
+            None => {
+                self.tabled(&key).map(|flow| (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == local_is_low)
+            }
+        };
+        let peer = match flow {
+            Some(flow) if flow.peer.is_known() => flow.peer,
+            _ => match self.owners.get(&(key, !local_is_low)) {
+                Some(&cgroup) => Workload { cgroup, anchor: cgroup },
+                None => Workload::UNKNOWN,
+            },
+        };
+        let own = Workload { cgroup, anchor: cgroup };
+        let judge = |opener| self.judge(netns, socket, &own, &peer, opener);
+        let denies = |decision: &Decision| decision.verdict == Verdict::Deny;
+        match opener {
+            Some(opener) => Some(judge(opener)).filter(denies),
+            // Who opened it is not known: it lives if either could have.
+            None => Some(judge(true)).filter(denies).and(Some(judge(false)).filter(denies)),
+        }
+    }
+
+    fn judge(&self, netns: u64, socket: &Socket, own: &Workload, peer: &Workload, opener: bool) -> Decision {
+        let local = endpoint::resolve(&self.policy, own, &socket.local);
+        let remote = endpoint::resolve(&self.policy, peer, &socket.remote);
+        let (from, to, side, port) = if opener {
+            (local, remote, Side::Egress, socket.remote_port)
+        } else {
+            (remote, local, Side::Ingress, socket.local_port)
+        };
+        let sides = if peer.is_known() { Sides::Both } else { Sides::One(side) };
+        let question = Question { from, to, protocol: socket.protocol, port, sides };
+        judge::judge(&self.policy, &question, || (netns == self.policy.control.host_netns).then_some(side))
+    }
+
+    fn tabled(&self, key: &FlowKey) -> Option<FlowState> {
+        self.reader.maps().flows.get(key).ok().flatten()
+    }
+}
+
+fn is_connected(socket: &Socket) -> bool {
+    socket.remote_port != 0 && ![State::TIME_WAIT, State::SYN_RECEIVED].contains(&socket.state)
+}
+
+fn key(netns: u64, socket: &Socket) -> (FlowKey, bool) {
+    let (local, remote) = ((socket.local, socket.local_port), (socket.remote, socket.remote_port));
+    FlowKey::new(local, remote, socket.protocol, netns)
+}
+
+fn target(cookie: u64, doomed: &Doomed) -> Target {
+    Target {
+        protocol: Protocol(doomed.protocol),
+        cookie,
+        local: doomed.local,
+        remote: doomed.remote,
+        local_port: doomed.local_port,
+        remote_port: doomed.remote_port,
+        interface: 0,
+    }
+}

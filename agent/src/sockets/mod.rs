@@ -1,0 +1,149 @@
+//! The part of the agent that works on sockets.
+//!
+//! It learns which namespaces and addresses are on this node ([`namespaces`]), adopts what lived before
+//! enforcement began ([`adopt`]), ends what lost its right ([`ending`]), and clears the flow table of
+//! flows that have expired ([`table`]). It is driven by state: an event only makes it look sooner.
+//!
+//! Which way it fails: a socket that it cannot end stays denied by the kernel, packet by packet; an
+//! address that it has not seen is judged as one that is elsewhere, by the address alone.
+
+mod adopt;
+mod ending;
+mod namespaces;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bulkhead_abi::{Addr, Event, EventKind, Reason};
+use bulkhead_policy::Image;
+
+use crate::daemon::sweep::Sweeper;
+use crate::datapath::Reader;
+use ending::Ending;
+use namespaces::Namespaces;
+
+/// How often namespaces and their addresses are looked at without a reason.
+const RESCAN: Duration = Duration::from_secs(1);
+/// How often the flow table is cleared of what has expired.
+const CLEAR: Duration = Duration::from_secs(1);
+/// How often registered receivers that the kernel does not take away itself are looked at.
+const PRUNE: Duration = Duration::from_secs(10);
+
+/// The sweeper of a running agent.
+#[derive(Debug)]
+pub struct SocketSweeper {
+    reader: Reader,
+    namespaces: Namespaces,
+    ending: Ending,
+    /// Receivers that were bound before the programs were there to see it.
+    early: Vec<adopt::Early>,
+    /// Told to the daemon last.
+    told: Option<BTreeMap<Addr, u64>>,
+    scanned: Instant,
+    cleared: Instant,
+    pruned: Instant,
+}
+
+impl SocketSweeper {
+    /// A sweeper for the sockets of the cgroup subtree `root`.
+    pub fn new(reader: &Reader, root: &Path) -> Self {
+        let now = Instant::now();
+        let mut sweeper = Self {
+            reader: reader.clone(),
+            namespaces: Namespaces::new(root),
+            ending: Ending::default(),
+            early: Vec::new(),
+            told: None,
+            scanned: now,
+            cleared: now,
+            pruned: now,
+        };
+        sweeper.rescan();
+        sweeper
+    }
+
+    /// Looks at all namespaces, and tells the kernel at once what has changed.
+    fn rescan(&mut self) {
+        self.scanned = Instant::now();
+        if let Err(error) = self.namespaces.scan() {
+            tracing::warn!(%error, "cannot look at the network namespaces; new addresses are not known yet");
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        if let Err(error) = self.reader.sockets().set_locals(self.namespaces.addresses()) {
+            tracing::warn!(%error, "cannot tell the kernel the addresses of this node");
+        }
+    }
+}
+
+impl Sweeper for SocketSweeper {
+    fn adopt(&mut self, _image: &Image) {
+        match adopt::adopt(&self.reader, &mut self.namespaces) {
+            Ok(adopted) => {
+                tracing::info!(
+                    connections = adopted.connections,
+                    receivers = adopted.early.len(),
+                    "adopted what lived before enforcement"
+                );
+                self.early = adopted.early;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot adopt the sockets that are open; those that only their direction allows are ended")
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match EventKind::from_code(event.kind) {
+            Some(EventKind::Doomed) => self.ending.end_doomed(&self.reader, &mut self.namespaces),
+            Some(EventKind::Bound) => {
+                if self.namespaces.look_at(event.netns, event.pid) {
+                    self.publish();
+                }
+            }
+            Some(EventKind::Verdict) | None => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ending.end_doomed(&self.reader, &mut self.namespaces);
+        if self.scanned.elapsed() >= RESCAN {
+            self.rescan();
+        }
+        if self.cleared.elapsed() >= CLEAR {
+            self.cleared = Instant::now();
+            if let Err(error) = table::clear(&self.reader, &mut self.namespaces) {
+                tracing::warn!(%error, "cannot clear the flow table of expired flows");
+            }
+        }
+        if !self.early.is_empty() && self.pruned.elapsed() >= PRUNE {
+            self.pruned = Instant::now();
+            adopt::prune(&self.reader, &mut self.namespaces, &mut self.early);
+        }
+    }
+
+    fn after_commit(&mut self, _image: &Arc<Image>) {
+        // Judged by what the kernel holds, which is what its packets are judged by.
+        self.ending.end_denied(&self.reader, &mut self.namespaces);
+    }
+
+    fn locals(&mut self) -> Option<BTreeMap<Addr, u64>> {
+        let addresses = self.namespaces.addresses();
+        if self.told.as_ref() == Some(addresses) {
+            return None;
+        }
+        self.told = Some(addresses.clone());
+        self.told.clone()
+    }
+
+    fn ended(&self) -> Vec<(Reason, u64)> {
+        self.ending.counts()
+    }
+}

@@ -1,0 +1,186 @@
+//! The traits that the decisions are generic over, for a packet or a call on a [`Node`].
+
+use std::{cell::RefCell, rc::Rc};
+
+use bulkhead_abi::{
+    Addr, Cell, Control, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
+    Reason, RuleKey, SocketFlow, SocketOwner, Workload,
+    flow::Listener,
+    tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+};
+use zerocopy::FromZeros as _;
+
+use super::{Node, Sock};
+use crate::{
+    call::Call,
+    packet::Bytes,
+    report::Report,
+    tables,
+    track::{Hook, Ownership, Slot, Socket, State, Whose, parts},
+};
+
+/// A packet, or a call, at a socket of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    /// Where.
+    pub node: &'a Node,
+    /// At which socket.
+    pub sock: &'a Sock,
+    /// The packet, from its IP header on; nothing for calls.
+    pub bytes: &'a [u8],
+    /// The calling process's workload, for calls.
+    pub current: Workload,
+}
+
+/// A value that several hold at once.
+#[derive(Debug)]
+pub struct Place<V>(Rc<RefCell<V>>);
+
+impl<V> Slot<V> for Place<V> {
+    fn read<R>(&self, look: impl FnOnce(&V) -> R) -> R {
+        look(&self.0.borrow())
+    }
+    fn update<R>(&self, change: impl FnOnce(&mut V) -> R) -> R {
+        change(&mut self.0.borrow_mut())
+    }
+}
+
+impl Bytes for At<'_> {
+    fn len(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = self.bytes.get(offset..).unwrap_or_default();
+        let mut count = 0;
+        for (to, from) in buffer.iter_mut().zip(rest) {
+            *to = *from;
+            count += 1;
+        }
+        count
+    }
+}
+
+impl tables::Tables for At<'_> {
+    fn control(&self) -> Control {
+        self.node.control
+    }
+    fn prefix(&self, addr: &Addr) -> Option<PrefixValue> {
+        self.node.tables.prefix(addr)
+    }
+    fn workload(&self, cgroup: u64) -> Option<WorkloadValue> {
+        self.node.tables.workloads.get(&cgroup).copied()
+    }
+    fn union(&self, key: &PairKey) -> Option<UnionValue> {
+        self.node.tables.unions.get(key).copied()
+    }
+    fn identity(&self, identity: Identity) -> Option<IdentityValue> {
+        self.node.tables.identities.get(&identity).copied()
+    }
+    fn pair(&self, key: &PairKey) -> Option<PairValue> {
+        self.node.tables.pairs.get(key).copied()
+    }
+    fn rule(&self, key: &RuleKey) -> Option<Cell> {
+        self.node.tables.rule(key)
+    }
+    fn failsafe(&self, key: &FailsafeKey) -> bool {
+        let mut ports = self.node.failsafe.borrow_mut();
+        ports.get_mut(key).map(|packets| *packets += 1).is_some()
+    }
+    fn local(&self, addr: &Addr) -> Option<LocalAddress> {
+        self.node.locals.get(addr).copied()
+    }
+    fn home(&self, netns: u64) -> Option<Home> {
+        self.node.homes.get(&netns).copied()
+    }
+    fn listener(&self, key: &ListenerKey) -> Option<Listener> {
+        self.node.listeners.get(key).copied()
+    }
+}
+
+impl Report for At<'_> {
+    fn now(&self) -> u64 {
+        self.node.now.get()
+    }
+    fn slot(&self, key: &CounterKey) -> u32 {
+        self.node.slot(key)
+    }
+    fn add(&self, slot: u32, flows: u64, packets: u64, bytes: u64) {
+        self.node.count(slot, flows, packets, bytes);
+    }
+    fn denied_first(&self, key: &FlowKey) -> bool {
+        /// As in the kernel.
+        const MEMORY: u64 = 35_000_000_000;
+        let mut denied = self.node.denied.borrow_mut();
+        if denied.get(key).is_some_and(|seen| self.now().wrapping_sub(*seen) < MEMORY) {
+            return false;
+        }
+        denied.insert(*key, self.now());
+        true
+    }
+    fn emit(&self, fill: impl FnOnce(&mut Event)) {
+        let mut event = Event::new_zeroed();
+        fill(&mut event);
+        self.node.events.borrow_mut().push(event);
+    }
+    fn netns(&self) -> u64 {
+        self.sock.netns
+    }
+    fn cookie(&self) -> u64 {
+        self.sock.cookie
+    }
+}
+
+impl Call for At<'_> {
+    fn owner(&self) -> Option<SocketOwner> {
+        self.sock.owner
+    }
+    fn current(&self) -> Workload {
+        self.current
+    }
+}
+
+impl Hook for At<'_> {
+    type Owned = Place<SocketFlow>;
+    type Tabled = Place<FlowState>;
+
+    fn socket(&self) -> Socket {
+        self.sock.state
+    }
+    fn ownership(&self) -> Ownership {
+        self.sock.ownership
+    }
+    fn cgroup(&self) -> u64 {
+        self.sock.cgroup
+    }
+    fn workload_at_hand(&self) -> Workload {
+        self.node.workload_of(self.sock.cgroup)
+    }
+    fn owned(&self) -> Option<Place<SocketFlow>> {
+        self.sock.storage.borrow().clone().map(Place)
+    }
+    fn own(&self) -> Option<Place<SocketFlow>> {
+        let mut storage = self.sock.storage.borrow_mut();
+        Some(Place(storage.get_or_insert_default().clone()))
+    }
+    fn tabled(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        self.node.flows.borrow().get(key).cloned().map(Place)
+    }
+    fn table(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        let mut flows = self.node.flows.borrow_mut();
+        if flows.len() >= self.node.flow_capacity && !flows.contains_key(key) {
+            return None;
+        }
+        let place = Rc::<RefCell<FlowState>>::default();
+        flows.insert(*key, place.clone());
+        Some(Place(place))
+    }
+    fn untable(&self, key: &FlowKey) {
+        self.node.flows.borrow_mut().remove(key);
+    }
+    fn doom(&self, state: &State, cookie: u64, netns: u64, whose: Whose, reason: Reason) {
+        let doomed = parts::doomed(state, netns, whose, reason);
+        self.node.doomed.borrow_mut().entry(cookie).or_insert(doomed);
+    }
+}

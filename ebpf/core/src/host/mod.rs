@@ -1,0 +1,218 @@
+//! The kernel's side over ordinary collections, so that the decisions can be tried without a kernel.
+//!
+//! A [`Node`] holds what the maps hold: tables that a test fills in, and what the decisions leave behind
+//! (flows, counters, events, sockets to be ended), each to be looked at afterwards. A [`Sock`] is a socket
+//! with its storage. [`Node::packet`] and [`Node::connect`] are the two entry points.
+//!
+//! Nothing here decides: lookups are as plain as they can be, and share no code with the maps.
+
+mod at;
+mod tables;
+pub mod wire;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    vec::Vec,
+};
+
+use bulkhead_abi::{
+    Addr, Control, Counter, CounterKey, Direction, Event, FlowKey, FlowState, ListenerKey, LocalAddress,
+    SocketFlow, SocketOwner, Verdict, Workload,
+    flow::{Doomed, Listener},
+    tables::{FailsafeKey, Home},
+};
+
+use crate::{
+    call::{self, Connect},
+    report::NO_SLOT,
+    track::{self, Ownership, Socket},
+};
+pub use at::{At, Place};
+pub use tables::Tables;
+
+/// A node: what its maps hold.
+#[derive(Debug)]
+pub struct Node {
+    /// The control block.
+    pub control: Control,
+    /// The compiled policy.
+    pub tables: Tables,
+    /// Failsafe ports, with the packets that needed them.
+    pub failsafe: RefCell<BTreeMap<FailsafeKey, u64>>,
+    /// Addresses of the node's namespaces.
+    pub locals: HashMap<Addr, LocalAddress>,
+    /// Where namespaces send from.
+    pub homes: HashMap<u64, Home>,
+    /// Registered receivers.
+    pub listeners: HashMap<ListenerKey, Listener>,
+    /// The cgroup above each cgroup.
+    pub parents: HashMap<u64, u64>,
+    /// How many flows the table takes.
+    pub flow_capacity: usize,
+    /// The time, in nanoseconds.
+    pub now: Cell<u64>,
+    /// Sockets to be ended, by cookie.
+    pub doomed: RefCell<BTreeMap<u64, Doomed>>,
+    flows: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
+    denied: RefCell<HashMap<FlowKey, u64>>,
+    slots: RefCell<Vec<(CounterKey, Counter)>>,
+    events: RefCell<Vec<Event>>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            control: Control { generation: 1, host_netns: 0, flags: 0 },
+            tables: Tables::default(),
+            failsafe: RefCell::default(),
+            locals: HashMap::new(),
+            homes: HashMap::new(),
+            listeners: HashMap::new(),
+            parents: HashMap::new(),
+            flow_capacity: usize::MAX,
+            now: Cell::new(1_000_000_000),
+            doomed: RefCell::default(),
+            flows: RefCell::default(),
+            denied: RefCell::default(),
+            slots: RefCell::default(),
+            events: RefCell::default(),
+        }
+    }
+}
+
+impl Node {
+    /// Judges a packet that crosses the socket layer at `sock`. `bytes` begin with the IP header.
+    pub fn packet(&self, sock: &Sock, direction: Direction, bytes: &[u8]) -> Verdict {
+        track::packet(&At { node: self, sock, bytes, current: Workload::UNKNOWN }, direction)
+    }
+
+    /// Judges a `connect` that a process of the cgroup `current` makes on `sock`.
+    pub fn connect(&self, sock: &Sock, current: u64, connect: &Connect) -> Verdict {
+        call::connect(&At { node: self, sock, bytes: &[], current: self.workload_of(current) }, connect)
+    }
+
+    /// A cgroup with the nearest one above it that is in a zone, as a hook meets it.
+    pub fn workload_of(&self, cgroup: u64) -> Workload {
+        let mut anchor = cgroup;
+        while anchor != 0 && !self.tables.workloads.contains_key(&anchor) {
+            anchor = self.parents.get(&anchor).copied().unwrap_or(0);
+        }
+        Workload { cgroup, anchor }
+    }
+
+    /// The flow table.
+    pub fn flows(&self) -> BTreeMap<FlowKey, FlowState> {
+        self.flows.borrow().iter().map(|(key, flow)| (*key, *flow.borrow())).collect()
+    }
+
+    /// Puts a flow into the table, as the agent does with connections that it adopts.
+    pub fn set_flow(&self, key: FlowKey, flow: FlowState) {
+        self.flows.borrow_mut().insert(key, Rc::new(RefCell::new(flow)));
+    }
+
+    /// Empties the flow table.
+    pub fn clear_flows(&self) {
+        self.flows.borrow_mut().clear();
+    }
+
+    /// What was counted since the last call; keys that did not move are left out.
+    pub fn take_counters(&self) -> BTreeMap<CounterKey, Counter> {
+        let mut moved = BTreeMap::new();
+        for (key, counter) in self.slots.borrow_mut().iter_mut() {
+            if *counter != Counter::default() {
+                moved.insert(*key, core::mem::take(counter));
+            }
+        }
+        moved
+    }
+
+    /// What was told since the last call.
+    pub fn take_events(&self) -> Vec<Event> {
+        core::mem::take(&mut self.events.borrow_mut())
+    }
+
+    fn slot(&self, key: &CounterKey) -> u32 {
+        let mut slots = self.slots.borrow_mut();
+        let found = slots.iter().position(|(known, _)| known == key);
+        let index = found.unwrap_or_else(|| {
+            slots.push((*key, Counter::default()));
+            slots.len() - 1
+        });
+        u32::try_from(index).unwrap_or(NO_SLOT)
+    }
+
+    fn count(&self, slot: u32, flows: u64, packets: u64, bytes: u64) {
+        let mut slots = self.slots.borrow_mut();
+        let index = usize::try_from(slot).unwrap_or(usize::MAX);
+        if let Some((_, counter)) = slots.get_mut(index) {
+            counter.flows += flows;
+            counter.packets += packets;
+            counter.bytes += bytes;
+        }
+    }
+}
+
+/// A socket.
+#[derive(Clone, Debug)]
+pub struct Sock {
+    /// Its state.
+    pub state: Socket,
+    /// What it can own.
+    pub ownership: Ownership,
+    /// The cgroup that it was made in.
+    pub cgroup: u64,
+    /// Its namespace's cookie.
+    pub netns: u64,
+    /// Its own cookie.
+    pub cookie: u64,
+    /// Who made it, where its making was seen.
+    pub owner: Option<SocketOwner>,
+    storage: RefCell<Option<Rc<RefCell<SocketFlow>>>>,
+}
+
+impl Sock {
+    /// A socket that owns nothing, of a cgroup and a namespace; as `BPF_PROG_TEST_RUN` makes them.
+    pub fn plain(cgroup: u64, netns: u64) -> Self {
+        Self {
+            state: Socket::Other,
+            ownership: Ownership::Nothing,
+            cgroup,
+            netns,
+            cookie: cgroup << 32 | netns,
+            owner: Some(SocketOwner { cgroup, netns, ..SocketOwner::default() }),
+            storage: RefCell::default(),
+        }
+    }
+
+    /// A connected TCP socket.
+    pub fn stream(cgroup: u64, netns: u64) -> Self {
+        Self { ownership: Ownership::Stream, ..Self::plain(cgroup, netns) }
+    }
+
+    /// A TCP socket whose SYN goes out next.
+    pub fn opening(cgroup: u64, netns: u64) -> Self {
+        Self { state: Socket::Opening, ..Self::stream(cgroup, netns) }
+    }
+
+    /// A listening TCP socket.
+    pub fn listening(cgroup: u64, netns: u64) -> Self {
+        Self { state: Socket::Listening, ..Self::stream(cgroup, netns) }
+    }
+
+    /// A UDP socket that is connected.
+    pub fn datagrams(cgroup: u64, netns: u64) -> Self {
+        Self { ownership: Ownership::Datagrams, ..Self::plain(cgroup, netns) }
+    }
+
+    /// No socket.
+    pub fn none() -> Self {
+        Self { state: Socket::None, cookie: 0, owner: None, ..Self::plain(0, 0) }
+    }
+
+    /// The flow that it owns.
+    pub fn flow(&self) -> Option<SocketFlow> {
+        self.storage.borrow().as_ref().map(|flow| *flow.borrow())
+    }
+}
