@@ -4,14 +4,18 @@
 //! * [`Cgroup`]: a cgroup of our own, with what is in it removed at the end.
 //! * [`Peer`]: a process *in* a cgroup and a namespace that opens sockets on request. A socket takes
 //!   the cgroup of the process that makes it, so a thread of the test would not do.
-//! * [`wait_until`], [`require_root!`](crate::require_root).
+//! * [`Agent`]: a real agent over a cgroup subtree, with its policy, its log and its [`Counters`].
+//! * [`wait_until`], [`require_root!`](crate::require_root),
+//!   [`require_agent!`](crate::require_agent).
 //!
 //! Everything that is made has a name of its own (`bh-<pid>-…`), is visible to `ip netns` and in the
 //! cgroup tree while it lives, and is removed when its value is dropped, also by a panic. What a
 //! killed run left behind is removed by the next one ([`sweep`]).
 
+mod agent;
 mod call;
 mod cgroup;
+mod counters;
 mod dial;
 mod names;
 mod ns;
@@ -20,8 +24,10 @@ pub mod protocol;
 mod topology;
 mod wait;
 
+pub use agent::{Agent, Setup, program as agent_program};
 pub use call::{CallError, Called, FromAnswer, Pending};
 pub use cgroup::Cgroup;
+pub use counters::{Counters, Pair};
 pub use dial::Dial;
 pub use names::sweep;
 pub use ns::Ns;

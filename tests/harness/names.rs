@@ -32,7 +32,8 @@ pub fn sweep() {
     }
 }
 
-fn left_behind(folder: &Path) -> Vec<String> {
+/// What is named in a folder by runs that are no more.
+pub(super) fn left_behind(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().into_string().ok())

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -70,14 +70,7 @@ impl Ns {
 
     /// Runs `work` on a thread of its own inside the namespace, and answers what it answers.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let file = File::open(self.path()).with_context(|| format!("the namespace {} is gone", self.name))?;
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(|| -> Result<T> {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Ok(work())
-            });
-            inside.join().map_err(|_| anyhow!("the work in {} panicked", self.name))?
-        })
+        enter(&self.path(), work)
     }
 
     /// A command that runs in it, ready for more arguments.
@@ -93,6 +86,18 @@ impl Drop for Ns {
     fn drop(&mut self) {
         let _ = ip(&["netns", "delete", &self.name]);
     }
+}
+
+/// Runs `work` on a thread of its own inside the namespace that the file at `path` stands for.
+pub(super) fn enter<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let file = File::open(path).with_context(|| format!("the namespace {} is gone", path.display()))?;
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| -> Result<T> {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        });
+        inside.join().map_err(|_| anyhow!("the work in {} panicked", path.display()))?
+    })
 }
 
 /// Runs one `ip` command on the machine's own network.
