@@ -12,6 +12,7 @@ pub mod maps;
 mod programs;
 mod reader;
 pub mod table;
+mod trial;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

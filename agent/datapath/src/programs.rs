@@ -17,7 +17,7 @@ use aya::{
         links::{FdLink, LinkError, PinnedLink},
     },
 };
-use bulkhead_abi::names;
+use bulkhead_abi::{Direction, names};
 
 use crate::{DatapathError, Options};
 
@@ -81,6 +81,18 @@ fn load_with(
 }
 
 impl Loaded {
+    /// The program that judges packets of one direction.
+    pub(crate) fn packet_program(&self, direction: Direction) -> Result<&CgroupSkb, DatapathError> {
+        let name = match direction {
+            Direction::Ingress => "skb_ingress",
+            Direction::Egress => "skb_egress",
+        };
+        match self.object.program(name) {
+            Some(Program::CgroupSkb(program)) => Ok(program),
+            _ => Err(DatapathError::Missing(name)),
+        }
+    }
+
     /// Attaches every program to the cgroup, or puts it into its pinned link.
     pub(crate) fn attach(&mut self, links: &Path, cgroup: &Path) -> Result<Links, DatapathError> {
         let root = File::open(cgroup).map_err(DatapathError::io("open", cgroup))?;
