@@ -17,14 +17,24 @@ use bulkhead_abi::{
 
 use crate::{maps, skb, storage, tables};
 
-/// Remembers who made the socket.
+/// Remembers who made the socket. The first one of a namespace tells the daemon of it.
 #[inline(always)]
 pub fn create(ctx: &SockContext) {
+    let netns = netns(ctx);
+    if tables::home(netns).is_none() {
+        tables::emit(|event| {
+            *event = skb::BLANK;
+            event.time = tables::now();
+            event.netns = netns;
+            event.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            event.kind = EventKind::Namespace as u8;
+        });
+    }
     if let Some(owner) = storage::get_or_create(&maps::SOCKET_OWNERS, ctx.sock) {
         // SAFETY: fresh storage of a socket that nobody else has yet.
         unsafe {
             (*owner).cgroup = bpf_get_current_cgroup_id();
-            (*owner).netns = netns(ctx);
+            (*owner).netns = netns;
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The kernel's side of [`Tables`] and [`Report`]: what every program can look up and tell.
 
+// `core`'s atomics offer no addition on targets without compare-and-swap, which BPF has only in part.
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
 use bulkhead_abi::{
     Addr, Cell, Control, CounterKey, Event, FlowKey, Identity, ListenerKey, LocalAddress, PairKey, RuleKey,
@@ -119,7 +122,7 @@ pub fn find_slot(key: &CounterKey) -> u32 {
 fn new_slot(key: &CounterKey) -> u32 {
     let Some(used) = maps::SLOTS_USED.get_ptr_mut(0) else { return 0 };
     // SAFETY: an array element lives as long as its map, and is only ever added to.
-    let next = unsafe { fetch_add(used, 1) }.wrapping_add(1);
+    let next = unsafe { fetch_add(used) }.wrapping_add(1);
     if next >= u64::from(limits::COUNTERS) {
         lose(Loss::Slots);
         return 0;
@@ -187,18 +190,20 @@ pub fn lose(what: Loss) {
 #[inline(always)]
 unsafe fn bump(value: *mut u64, by: u64) {
     // SAFETY: by the caller's promise.
-    let _ = unsafe { fetch_add(value, by) };
+    let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(value, by) };
 }
 
-/// An atomic addition. `core`'s atomics offer none on targets without compare-and-swap, which BPF has
-/// only in part.
+/// Adds one, and gives what was there before.
+///
+/// Sequentially consistent for the result's sake: LLVM turns a relaxed addition into the instruction
+/// that has none, and hands back the operand.
 ///
 /// # Safety
 /// `value` points to an aligned element of a live map.
 #[inline(always)]
-unsafe fn fetch_add(value: *mut u64, by: u64) -> u64 {
+unsafe fn fetch_add(value: *mut u64) -> u64 {
     // SAFETY: by the caller's promise.
-    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(value, by) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(value, 1) }
 }
 
 /// Implements [`bulkhead_core::tables::Tables`] by the lookups of this module.

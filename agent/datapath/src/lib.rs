@@ -140,12 +140,6 @@ impl Datapath {
         self.mirror.set_workloads(&self.maps, image)
     }
 
-    /// Tells the kernel which addresses are on this node, by the cookie of the namespace that has them;
-    /// how many entries were touched.
-    pub fn set_locals(&mut self, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
-        locals::set(&self.maps, locals)
-    }
-
     /// Begins to enforce: what was tracked while adopting is judged again from its next packet on.
     pub fn begin_enforcement(&mut self) -> Result<(), DatapathError> {
         let flags = self.maps.control.load(CONTROL_FLAGS)?;
@@ -202,9 +196,14 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// See [`Datapath::set_locals`].
-    pub fn set_locals(&self, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
-        locals::set(&self.maps, locals)
+    /// Tells the kernel which namespaces are known, and which addresses are on this node, by the cookie
+    /// of the namespace that has them; how many entries were touched.
+    pub fn set_locals(
+        &self,
+        known: &BTreeSet<u64>,
+        locals: &BTreeMap<Addr, u64>,
+    ) -> Result<usize, DatapathError> {
+        locals::set(&self.maps, known, locals)
     }
 
     /// The tables themselves.

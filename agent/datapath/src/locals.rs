@@ -1,14 +1,18 @@
 //! Which addresses are on this node, and in which namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_abi::{Addr, LocalAddress, tables::Home};
 
 use crate::{DatapathError, Maps};
 
-/// Makes the kernel's tables say just this, by the cookie of the namespace that has each address; how
-/// many entries were touched. What is new is written first.
-pub(crate) fn set(maps: &Maps, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
+/// Makes the kernel's tables say just this: the namespaces that are known, and by the cookie of the
+/// namespace that has it each address; how many entries were touched. What is new is written first.
+pub(crate) fn set(
+    maps: &Maps,
+    known: &BTreeSet<u64>,
+    locals: &BTreeMap<Addr, u64>,
+) -> Result<usize, DatapathError> {
     let held: BTreeMap<Addr, u64> =
         maps.locals.entries()?.into_iter().map(|(addr, local)| (addr, local.netns)).collect();
     let new: Vec<_> = locals
@@ -19,11 +23,17 @@ pub(crate) fn set(maps: &Maps, locals: &BTreeMap<Addr, u64>) -> Result<usize, Da
     let gone: Vec<Addr> = held.keys().filter(|addr| !locals.contains_key(addr)).copied().collect();
     maps.locals.set_all(&new)?;
     maps.locals.remove_all(&gone)?;
-    Ok(new.len() + gone.len() + set_homes(maps, locals)?)
+    Ok(new.len() + gone.len() + set_homes(maps, known, locals)?)
 }
 
-fn set_homes(maps: &Maps, locals: &BTreeMap<Addr, u64>) -> Result<usize, DatapathError> {
-    let homes = homes(locals);
+fn set_homes(
+    maps: &Maps,
+    known: &BTreeSet<u64>,
+    locals: &BTreeMap<Addr, u64>,
+) -> Result<usize, DatapathError> {
+    // One without an address is known all the same: its sockets need not be told of again.
+    let mut homes: BTreeMap<u64, Home> = known.iter().map(|&netns| (netns, Home::default())).collect();
+    homes.extend(homes_of(locals));
     let held: BTreeMap<u64, Home> = maps.homes.entries()?.into_iter().collect();
     let new: Vec<_> = homes
         .iter()
@@ -38,7 +48,7 @@ fn set_homes(maps: &Maps, locals: &BTreeMap<Addr, u64>) -> Result<usize, Datapat
 
 /// The one address per family that each namespace sends from; link-local and loopback ones are not
 /// chosen for others.
-fn homes(locals: &BTreeMap<Addr, u64>) -> BTreeMap<u64, Home> {
+fn homes_of(locals: &BTreeMap<Addr, u64>) -> BTreeMap<u64, Home> {
     let mut found: BTreeMap<u64, (Vec<Addr>, Vec<Addr>)> = BTreeMap::new();
     for (&addr, &netns) in locals {
         let [first, second, ..] = addr.octets();
@@ -72,7 +82,7 @@ mod tests {
             (v6(2), 8),
             (Addr::v4([10, 0, 0, 2]), 8),
         ];
-        let homes = homes(&locals.into_iter().collect());
+        let homes = homes_of(&locals.into_iter().collect());
         assert_eq!(homes.get(&7), Some(&Home { v4: one, v6: Addr::ANY }));
         assert_eq!(homes.get(&8), Some(&Home { v4: Addr::v4([10, 0, 0, 2]), v6: Addr::ANY }));
     }

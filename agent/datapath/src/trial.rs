@@ -22,7 +22,8 @@ impl Datapath {
         let loaded = self.loaded.as_ref().ok_or(DatapathError::Missing(NAME))?;
         let program = loaded.packet_program(direction)?;
         let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        let result = program.test_run(options).map_err(|error| DatapathError::Program { name: NAME, error })?;
+        let result =
+            program.test_run(options).map_err(|error| DatapathError::Program { name: NAME, error })?;
         Ok(result.return_value == 1)
     }
 }

@@ -107,11 +107,6 @@ impl Daemon {
     }
 
     fn learn(&mut self, locals: BTreeMap<Addr, u64>) {
-        match self.reconciler.kernel().set_locals(&locals) {
-            Ok(0) => {}
-            Ok(changed) => tracing::debug!(changed, "local addresses changed"),
-            Err(error) => tracing::warn!(%error, "the kernel could not be told this host's local addresses"),
-        }
         let outcome = self.reconciler.set_local_addresses(locals.into_keys().collect());
         self.announce(outcome);
     }

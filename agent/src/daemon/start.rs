@@ -2,7 +2,7 @@
 //! before the kernel is touched, the tables are filled before programs run over them, live connections
 //! are adopted before enforcement begins, and only then is anybody told that it has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -54,7 +54,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
 
     bulkhead_sys::mount::ensure_bpffs()?;
     let fresh = FreshPins::watch(&instance);
-    let (mut kernel, started) = Datapath::open(&Options {
+    let (kernel, started) = Datapath::open(&Options {
         pins: &instance.pins,
         cgroup_root: &instance.cgroup_root,
         audit: config.mode == Mode::Audit,
@@ -66,7 +66,6 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let reader = kernel.reader();
     let mut sweeper = sweep::sweeper(&reader, &instance);
     let locals = sweeper.locals();
-    kernel.set_locals(locals.as_ref().unwrap_or(&BTreeMap::new()))?;
 
     let shared = Arc::new(Shared::default());
     shared.update(|snapshot| {

@@ -36,10 +36,14 @@ pub(super) struct Early {
 pub(super) fn adopt(reader: &Reader, namespaces: &mut Namespaces) -> Result<Adopted, DatapathError> {
     let mut adopted = Adopted::default();
     let mut streams = Vec::new();
+    let cgroups = namespaces.cgroups()?;
     for (netns, ns) in namespaces.open_all()? {
         let mut diag = Diag::open(&ns)?;
         for protocol in [Protocol::TCP, Protocol::UDP] {
             for socket in diag.dump(&Query::all(protocol))? {
+                if !socket.cgroup.is_some_and(|cgroup| cgroups.contains(&cgroup)) {
+                    continue;
+                }
                 if is_receiver(&socket) {
                     adopted.early.extend(register(reader, netns, &socket)?);
                 } else if socket.state != State::TIME_WAIT && socket.remote_port != 0 {

@@ -89,6 +89,8 @@ impl Ending {
             }
             diags.push((netns, diag));
         }
+        let cgroups = namespaces.cgroups()?;
+        all.retain(|(_, socket)| socket.cgroup.is_some_and(|cgroup| cgroups.contains(&cgroup)));
         let judge = Judge::new(reader, id, &all);
         let mut denied: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
         for (netns, socket) in &all {

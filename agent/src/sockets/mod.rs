@@ -77,7 +77,9 @@ impl SocketSweeper {
     }
 
     fn publish(&self) {
-        if let Err(error) = self.reader.sockets().set_locals(self.namespaces.addresses()) {
+        if let Err(error) =
+            self.reader.sockets().set_locals(&self.namespaces.known(), self.namespaces.addresses())
+        {
             tracing::warn!(%error, "cannot tell the kernel the addresses of this node");
         }
     }
@@ -103,7 +105,7 @@ impl Sweeper for SocketSweeper {
     fn on_event(&mut self, event: &Event) {
         match EventKind::from_code(event.kind) {
             Some(EventKind::Doomed) => self.ending.end_doomed(&self.reader, &mut self.namespaces),
-            Some(EventKind::Bound) => {
+            Some(EventKind::Bound | EventKind::Namespace) => {
                 if self.namespaces.look_at(event.netns, event.pid) {
                     self.publish();
                 }

@@ -4,11 +4,15 @@
 //! the number of a process that is inside is remembered, so that a namespace can end when its last
 //! process does.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bulkhead_abi::Addr;
 use bulkhead_sys::{Error, cgroup, netns, netns::NetNs};
+
+/// How long a namespace is remembered that nobody of ours lives in.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// What is known of the namespaces.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ struct Known {
     /// A process inside.
     pid: u32,
     addresses: HashSet<Addr>,
+    /// When somebody was last seen inside.
+    seen: Instant,
 }
 
 impl Namespaces {
@@ -37,31 +43,43 @@ impl Namespaces {
         &self.addresses
     }
 
-    /// Looks at every namespace that a process of the subtree lives in.
+    /// Every namespace that is known, by its cookie.
+    pub(super) fn known(&self) -> BTreeSet<u64> {
+        self.known.keys().copied().collect()
+    }
+
+    /// The cgroups of the subtree, by their ids: a socket of any other is not ours to touch.
+    pub(super) fn cgroups(&self) -> Result<HashSet<u64>, Error> {
+        Ok(cgroup::tree(&self.root)?.into_iter().map(|cgroup| cgroup.id).collect())
+    }
+
+    /// Looks at every namespace that a process of the subtree lives in. One that nobody lives in any
+    /// more is remembered for a while: short-lived programs come back to it.
     pub(super) fn scan(&mut self) -> Result<(), Error> {
-        let mut found = HashMap::new();
+        let now = Instant::now();
         for (pid, ns) in each(&self.root)? {
             if let Some((cookie, addresses)) = look(&ns) {
-                found.insert(cookie, Known { pid, addresses });
+                self.known.insert(cookie, Known { pid, addresses, seen: now });
             }
         }
-        self.known = found;
+        self.known.retain(|_, known| now.duration_since(known.seen) < REMEMBERED);
         self.index();
         Ok(())
     }
 
-    /// Looks at the namespace `cookie`, in which the process `pid` lives, now; whether an address came
-    /// or went.
+    /// Looks at the namespace `cookie`, in which the process `pid` lives, now; whether there is news.
     pub(super) fn look_at(&mut self, cookie: u64, pid: u32) -> bool {
         let Ok(ns) = NetNs::of_process(pid) else { return false };
         match look(&ns) {
             Some((found, addresses)) if found == cookie => {
-                if self.known.get(&cookie).is_some_and(|known| known.addresses == addresses) {
-                    return false;
+                let seen = Instant::now();
+                let known = self.known.insert(cookie, Known { pid, addresses, seen });
+                let news = known.map(|known| known.addresses)
+                    != self.known.get(&cookie).map(|known| known.addresses.clone());
+                if news {
+                    self.index();
                 }
-                self.known.insert(cookie, Known { pid, addresses });
-                self.index();
-                true
+                news
             }
             _ => false,
         }
@@ -108,13 +126,13 @@ fn each(root: &Path) -> Result<Vec<(u32, NetNs)>, Error> {
     Ok(all)
 }
 
-/// Its cookie and its addresses, loopback apart. A namespace that an unprivileged user made says nothing:
-/// whoever may configure one could claim any address.
+/// Its cookie and its addresses, loopback apart. A namespace that an unprivileged user made has none to
+/// say: whoever may configure one could claim any address.
 fn look(ns: &NetNs) -> Option<(u64, HashSet<Addr>)> {
-    if !ns.is_owned_by_init_userns().unwrap_or(false) {
-        return None;
-    }
     let cookie = ns.cookie().ok()?;
+    if !ns.is_owned_by_init_userns().unwrap_or(false) {
+        return Some((cookie, HashSet::new()));
+    }
     let addresses = ns.addresses().ok()?;
     Some((
         cookie,

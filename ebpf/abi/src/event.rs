@@ -14,6 +14,8 @@ pub enum EventKind {
     Bound = 2,
     /// Sockets wait to be ended.
     Doomed = 3,
+    /// A socket was made in a namespace that the daemon has not told of.
+    Namespace = 4,
 }
 
 impl EventKind {
@@ -23,6 +25,7 @@ impl EventKind {
             1 => Some(Self::Verdict),
             2 => Some(Self::Bound),
             3 => Some(Self::Doomed),
+            4 => Some(Self::Namespace),
             _ => None,
         }
     }
@@ -52,7 +55,8 @@ pub struct Event {
     pub to: Identity,
     /// Number of the rule that decided, 0 where none did.
     pub rule: u32,
-    /// Process at hand (in the initial pid namespace), for [`EventKind::Bound`]; else 0.
+    /// Process at hand (in the initial pid namespace), for [`EventKind::Bound`] and
+    /// [`EventKind::Namespace`]; else 0.
     pub pid: u32,
     /// The opener's port.
     pub src_port: u16,
