@@ -68,6 +68,9 @@ pub enum Attached {
 pub struct Started {
     /// Whether programs were attached already; [`Datapath::attach`] says the rest.
     pub running: bool,
+    /// Whether the maps are new, so that they know nothing yet of the flows that live: the first start,
+    /// or a version with another layout.
+    pub fresh: bool,
     /// The live generation; 0 when there never was one.
     pub generation: u64,
 }
@@ -78,6 +81,7 @@ pub struct Datapath {
     mirror: Mirror,
     loaded: Option<Loaded>,
     links: PathBuf,
+    maps_dir: PathBuf,
     cgroup_root: PathBuf,
     running: bool,
 }
@@ -105,6 +109,7 @@ impl Datapath {
             mirror,
             loaded: Some(loaded),
             links,
+            maps_dir,
             cgroup_root: options.cgroup_root.to_owned(),
             running,
             maps,
@@ -116,13 +121,14 @@ impl Datapath {
         }
         datapath.set_failsafe(options.failsafe)?;
         let generation = datapath.maps.generation()?;
-        Ok((datapath, Started { running, generation }))
+        Ok((datapath, Started { running, fresh, generation }))
     }
 
     /// Attaches the programs, or puts them in the place of those that run.
     pub fn attach(&mut self) -> Result<Attached, DatapathError> {
         let Some(mut loaded) = self.loaded.take() else { return Ok(Attached::Resumed) };
         let done = loaded.attach(&self.links, &self.cgroup_root)?;
+        self.remove_other_layouts()?;
         Ok(match (self.running, done.made + done.exchanged) {
             (false, _) => Attached::Fresh,
             (true, 0) => Attached::Resumed,
@@ -171,6 +177,17 @@ impl Datapath {
         let generation = self.maps.generation()?;
         self.maps.control.store(CONTROL_FLAGS, flags)?;
         self.maps.control.store(CONTROL_GENERATION, generation + 1)?;
+        // The next commit writes the version that the last generation reads.
+        Ok(bulkhead_sys::rcu::grace_period()?)
+    }
+
+    /// Removes the maps of versions with another layout, which no program uses any more.
+    fn remove_other_layouts(&self) -> Result<(), DatapathError> {
+        let (Some(pins), ours) = (self.links.parent(), &self.maps_dir) else { return Ok(()) };
+        for dir in folders(pins)?.iter().filter(|dir| *dir != &self.links && *dir != ours) {
+            remove_pins(dir)?;
+            fs::remove_dir(dir).map_err(DatapathError::io("remove", dir))?;
+        }
         Ok(())
     }
 

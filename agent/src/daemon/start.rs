@@ -95,6 +95,14 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         let failure = shared.snapshot().failure.clone();
         return Err(RunError::Policy(failure.map(|failure| failure.text).unwrap_or_default()));
     }
+    if started.running
+        && started.fresh
+        && let Some(image) = reconciler.image()
+    {
+        // A version with other tables takes over: they must know the live flows before it does, since
+        // enforcement goes on without a gap.
+        sweeper.adopt(image);
+    }
     let attached = reconciler.kernel().attach()?;
     if reader.adopting() {
         if let Some(image) = reconciler.image() {
