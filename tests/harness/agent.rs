@@ -452,7 +452,7 @@ fn free_port(ns: Option<&Path>) -> Result<SocketAddr> {
 }
 
 /// Takes off what killed runs left enforced.
-fn sweep_pins() {
+pub fn sweep_pins() {
     for name in names::left_behind(Path::new(PINS)) {
         let _ = datapath::detach(&Path::new(PINS).join(name));
     }

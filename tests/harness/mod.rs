@@ -24,7 +24,7 @@ pub mod protocol;
 mod topology;
 mod wait;
 
-pub use agent::{Agent, Setup, program as agent_program};
+pub use agent::{Agent, Setup, program as agent_program, sweep_pins};
 pub use call::{CallError, Called, FromAnswer, Pending};
 pub use cgroup::Cgroup;
 pub use counters::{Counters, Pair};
