@@ -94,7 +94,13 @@ impl Ending {
         let judge = Judge::new(reader, id, &all);
         let mut denied: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
         for (netns, socket) in &all {
-            if let Some(decision) = judge.denial(*netns, socket) {
+            let denial = judge.denial(*netns, socket);
+            // A commit in between rewrites what was read: half of one policy and half of another is
+            // none. The commit asks for a look of its own.
+            if reader.generation() != judge.policy.generation() {
+                return Ok(());
+            }
+            if let Some(decision) = denial {
                 denied.entry(*netns).or_default().push((Target::from(socket), decision.reason));
             }
         }
@@ -151,19 +157,19 @@ impl<'a> Judge<'a> {
             .and_then(|(_, bytes)| SocketFlow::read_from_bytes(bytes).ok())
             // A socket that was connected elsewhere before.
             .filter(|flow| flow.peer_addr == socket.remote && flow.peer_port == socket.remote_port);
-        let opener = match flow {
-            Some(flow) => Some(flow.flags & SocketFlow::FLAG_OPENER != 0),
-            None => {
-                self.tabled(&key).map(|flow| (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == local_is_low)
-            }
+        let tabled = if flow.is_none() { self.tabled(&key) } else { None };
+        let opener = match (flow, tabled) {
+            (Some(flow), _) => Some(flow.flags & SocketFlow::FLAG_OPENER != 0),
+            (None, Some(flow)) => Some((flow.flags & FlowState::FLAG_OPENER_LOW != 0) == local_is_low),
+            (None, None) => None,
         };
-        let peer = match flow {
-            Some(flow) if flow.peer.is_known() => flow.peer,
-            _ => match self.owners.get(&(key, !local_is_low)) {
-                Some(&cgroup) => Workload { cgroup, anchor: cgroup },
-                None => Workload::UNKNOWN,
-            },
+        let peer = match (flow, tabled) {
+            (Some(flow), _) => flow.peer,
+            (None, Some(flow)) if opener == Some(true) => flow.receiver,
+            (None, Some(flow)) => flow.opener,
+            (None, None) => Workload::UNKNOWN,
         };
+        let peer = if peer.is_known() { peer } else { self.peer(netns, socket, (key, !local_is_low)) };
         let own = Workload { cgroup, anchor: cgroup };
         let judge = |opener| self.judge(netns, socket, &own, &peer, opener);
         let denies = |decision: &Decision| decision.verdict == Verdict::Deny;
@@ -187,8 +193,20 @@ impl<'a> Judge<'a> {
         judge::judge(&self.policy, &question, || (netns == self.policy.control.host_netns).then_some(side))
     }
 
+    /// The workload at the other end, where it is on this node: it owns a socket of the same tuple, or
+    /// one that is bound and not connected, as a server's for datagrams is.
+    fn peer(&self, netns: u64, socket: &Socket, end: (FlowKey, bool)) -> Workload {
+        match self.owners.get(&end) {
+            Some(&cgroup) => Workload { cgroup, anchor: cgroup },
+            None => {
+                let (addr, port) = (&socket.remote, socket.remote_port);
+                endpoint::receiver(&self.policy, netns, addr, port, socket.protocol)
+            }
+        }
+    }
+
     fn tabled(&self, key: &FlowKey) -> Option<FlowState> {
-        self.reader.maps().flows.get(key).ok().flatten()
+        self.reader.maps().flows.get(key).ok().flatten().filter(|flow| flow.tag == key.tag())
     }
 }
 
