@@ -44,6 +44,8 @@ pub enum Kind {
     DeniedByRule,
     /// No rule speaks, and the zones only report.
     Audit,
+    /// A rule denies it, and the whole node only reports.
+    NodeAudits,
 }
 
 /// A way to talk, tried once for each [`Kind`].
@@ -55,8 +57,9 @@ pub struct Cell {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] =
-        [Kind::Off, Kind::Allowed, Kind::DeniedByDefault, Kind::DeniedByRule, Kind::Audit];
+    /// In the order in which they are tried.
+    pub const ALL: [Kind; 6] =
+        [Kind::Off, Kind::Allowed, Kind::DeniedByDefault, Kind::DeniedByRule, Kind::Audit, Kind::NodeAudits];
 
     /// Verdict and reason of the side that decides; `None` where nobody judges.
     pub fn verdict(self) -> Option<(&'static str, &'static str)> {
@@ -66,6 +69,7 @@ impl Kind {
             Kind::DeniedByDefault => Some(("deny", "default")),
             Kind::DeniedByRule => Some(("deny", "deny-rule")),
             Kind::Audit => Some(("audit", "default")),
+            Kind::NodeAudits => Some(("audit", "deny-rule")),
         }
     }
 

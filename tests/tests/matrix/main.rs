@@ -1,7 +1,7 @@
 //! The verdict matrix, by real sockets: every way to talk, by every verdict, wherever the two ends are.
 //!
 //! Each cell is tried without an agent (it arrives), allowed (it arrives), denied in two ways (it does
-//! not) and in audit mode (it arrives); each time the named counter moves by one flow, on the node that
+//! not) and in audit mode, of the zones and of the node (it arrives); each time the named counter moves by one flow, on the node that
 //! must count it, and no other counter moves at all. Cells that do not exist say why in
 //! [`Cell::missing`](axes::Cell::missing) and [`Placement::skips`](placement::Placement::skips).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs, unreachable_pub)]
@@ -67,11 +67,16 @@ fn run(placement: Placement) {
     }
     world.close_younger();
     let policy = placement.policy(Kind::Allowed);
-    let agents: Vec<Agent> = world.roots.iter().map(|root| Agent::start(root, &policy).unwrap()).collect();
+    let mut agents: Vec<Agent> =
+        world.roots.iter().map(|root| Agent::start(root, &policy).unwrap()).collect();
     world.serve(Server::Younger);
-    for kind in [Kind::Allowed, Kind::DeniedByDefault, Kind::DeniedByRule, Kind::Audit] {
-        for agent in &agents {
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Off) {
+        for agent in &mut agents {
             agent.apply(&placement.policy(kind)).unwrap();
+            if kind == Kind::NodeAudits {
+                agent.set_mode("audit");
+                agent.restart().unwrap();
+            }
         }
         for cell in cells(placement) {
             let before: Vec<Counters> = agents.iter().map(settled).collect();
@@ -90,7 +95,7 @@ fn cells(placement: Placement) -> Vec<Cell> {
 
 /// Whether both ends saw what they must see.
 fn judge(placement: Placement, cell: Cell, kind: Kind, tried: Tried) -> Result<(), String> {
-    let expected = match (kind.is_denied(), placement.sign()) {
+    let expected = match (kind.is_denied(), placement.sign(cell)) {
         (false, _) => Got::Answer,
         (true, Sign::Eperm) => Got::Error(Errno::PERM),
         (true, Sign::Silence) => Got::Silence,

@@ -20,6 +20,7 @@ pub struct World {
     client: Peer,
     server: Peer,
     servers: Vec<(Cell, Socket)>,
+    _cgroups: [Cgroup; 2],
     pub roots: Vec<Cgroup>,
     placement: Placement,
     _net: Net,
@@ -56,20 +57,19 @@ impl World {
     pub fn new(placement: Placement) -> World {
         let roots: Vec<Cgroup> = (0..placement.nodes()).map(|_| Cgroup::new("matrix").unwrap()).collect();
         let home = |end: usize| roots.get(end).unwrap_or(&roots[0]);
-        let client = home(0).child("client").unwrap();
-        let server = home(1).child("server").unwrap();
+        let cgroups = [home(0).child("client").unwrap(), home(1).child("server").unwrap()];
         let (net, client, server) = if placement == Placement::Loopback {
             let ns = Ns::new("matrix").unwrap();
-            let client = Peer::spawn(Some(&ns), Some(&client)).unwrap();
-            let server = Peer::spawn(Some(&ns), Some(&server)).unwrap();
+            let client = Peer::spawn(Some(&ns), Some(&cgroups[0])).unwrap();
+            let server = Peer::spawn(Some(&ns), Some(&cgroups[1])).unwrap();
             (Net::One { _ns: ns }, client, server)
         } else {
             let pair = Topology::pair().unwrap();
-            let client = Peer::spawn(Some(pair.ns("a").unwrap()), Some(&client)).unwrap();
-            let server = Peer::spawn(Some(pair.ns("b").unwrap()), Some(&server)).unwrap();
+            let client = Peer::spawn(Some(pair.ns("a").unwrap()), Some(&cgroups[0])).unwrap();
+            let server = Peer::spawn(Some(pair.ns("b").unwrap()), Some(&cgroups[1])).unwrap();
             (Net::Pair { _pair: pair }, client, server)
         };
-        World { client, server, servers: Vec::new(), roots, placement, _net: net }
+        World { client, server, servers: Vec::new(), _cgroups: cgroups, roots, placement, _net: net }
     }
 
     /// Makes the servers of that age.
