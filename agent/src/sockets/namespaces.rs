@@ -12,7 +12,9 @@ use bulkhead_abi::Addr;
 use bulkhead_sys::{Error, cgroup, netns, netns::NetNs};
 
 /// How long a namespace is remembered that nobody of ours lives in.
-const REMEMBERED: Duration = Duration::from_secs(60);
+///
+/// Programs that come back to it while the agent is away are still judged as they were.
+const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// What is known of the namespaces.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Namespaces {
     root: PathBuf,
     known: HashMap<u64, Known>,
     addresses: BTreeMap<Addr, u64>,
+    /// When all were looked at last.
+    scanned: Instant,
 }
 
 #[derive(Debug)]
@@ -34,7 +38,12 @@ struct Known {
 impl Namespaces {
     /// Nothing known yet.
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), known: HashMap::new(), addresses: BTreeMap::new() }
+        Self {
+            root: root.to_owned(),
+            known: HashMap::new(),
+            addresses: BTreeMap::new(),
+            scanned: Instant::now(),
+        }
     }
 
     /// Every address of this node, with its namespace's cookie. An address that two namespaces have
@@ -57,6 +66,7 @@ impl Namespaces {
     /// more is remembered for a while: short-lived programs come back to it.
     pub(super) fn scan(&mut self) -> Result<(), Error> {
         let now = Instant::now();
+        self.scanned = now;
         for (pid, ns) in each(&self.root)? {
             if let Some((cookie, addresses)) = look(&ns) {
                 self.known.insert(cookie, Known { pid, addresses, seen: now });
@@ -72,7 +82,8 @@ impl Namespaces {
         let Ok(ns) = NetNs::of_process(pid) else { return false };
         match look(&ns) {
             Some((found, addresses)) if found == cookie => {
-                let seen = Instant::now();
+                // Seen together with those of the last scan: whoever lives in one is as alive as they are.
+                let seen = self.scanned;
                 let known = self.known.insert(cookie, Known { pid, addresses, seen });
                 let news = known.map(|known| known.addresses)
                     != self.known.get(&cookie).map(|known| known.addresses.clone());
@@ -103,14 +114,20 @@ impl Namespaces {
         Ok(all.into_iter().filter_map(|(_, ns)| Some((ns.cookie().ok()?, ns))).collect())
     }
 
+    /// Where two namespaces have an address, one that somebody lives in has it; of two such, neither.
     fn index(&mut self) {
-        let mut owners: BTreeMap<Addr, Option<u64>> = BTreeMap::new();
+        let mut owners: BTreeMap<Addr, (Instant, Option<u64>)> = BTreeMap::new();
         for (&cookie, known) in &self.known {
             for &addr in &known.addresses {
-                owners.entry(addr).and_modify(|owner| *owner = None).or_insert(Some(cookie));
+                let (seen, owner) = owners.entry(addr).or_insert((known.seen, Some(cookie)));
+                if *owner == Some(cookie) || known.seen < *seen {
+                    continue;
+                }
+                *owner = (known.seen > *seen).then_some(cookie);
+                *seen = known.seen;
             }
         }
-        self.addresses = owners.into_iter().filter_map(|(addr, owner)| Some((addr, owner?))).collect();
+        self.addresses = owners.into_iter().filter_map(|(addr, (_, owner))| Some((addr, owner?))).collect();
     }
 }
 
