@@ -250,7 +250,9 @@ pub fn anomaly<H: Hook>(hook: &H, state: &State, reason: Reason) -> Verdict {
     let remote = endpoint::resolve(&policy, &Workload::UNKNOWN, state.remote().addr);
     let (from, to) = if state.leaves() { (local, remote) } else { (remote, local) };
     let decision = judge::anomaly(&policy, reason, local, from, to);
-    let telling = Telling { opener: state.leaves(), first: true, elsewhere: false };
+    // What passes here belongs to no flow, and is none.
+    let first = decision.verdict != Verdict::Allow;
+    let telling = Telling { opener: state.leaves(), first, elsewhere: false };
     let _slot = hook.account(state, &decision, &own, telling);
     decision.verdict
 }

@@ -67,9 +67,8 @@ impl Tables {
     pub(super) fn rule(&self, key: &RuleKey) -> Option<Cell> {
         let wanted = number(key);
         let entries = self.rules.get(&u32::from_be_bytes(key.ruleset))?;
-        let holds = |(prefix, bits, _): &&(RuleKey, u32, Cell)| {
-            (number(prefix) ^ wanted).leading_zeros() >= *bits
-        };
+        let holds =
+            |(prefix, bits, _): &&(RuleKey, u32, Cell)| (number(prefix) ^ wanted).leading_zeros() >= *bits;
         entries.iter().filter(holds).max_by_key(|(_, bits, _)| *bits).map(|(_, _, cell)| *cell)
     }
 }

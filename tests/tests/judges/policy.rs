@@ -1,0 +1,151 @@
+//! One generated policy as the three judges have it: the model, its image, and the image in the tables
+//! of a host node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bulkhead_abi::{Addr, Cell, Control, CounterKey, Event, Identity, Reason, Verdict};
+use bulkhead_core::host::Tables;
+use bulkhead_policy::model::Mode;
+use bulkhead_policy::oracle::{self, Party, SideDecision};
+use bulkhead_policy::{Endpoint, Facts, Flow, Image, Model};
+
+/// What a counter counts, by name: from, to, verdict, reason.
+pub type Label = (String, String, Verdict, Reason);
+
+/// A policy on this host.
+pub struct Policy {
+    pub model: Model,
+    pub facts: Facts,
+    pub image: Image,
+}
+
+/// What is decided of a packet, by name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Decision {
+    pub label: Label,
+    /// File and line of the rule.
+    pub rule: Option<String>,
+}
+
+impl Decision {
+    pub fn verdict(&self) -> Verdict {
+        self.label.2
+    }
+}
+
+/// Whose rules are asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    Opener,
+    Receiver,
+    Both,
+}
+
+impl Policy {
+    /// What the oracle says, in the order of its own sentences: the worse side decides; of two that say
+    /// the same, the receiver's where nothing stands behind the opener's.
+    pub fn decide(&self, flow: &Flow, asked: Asked) -> Decision {
+        let decision = oracle::judge(&self.model, &self.facts, flow);
+        let (egress, ingress) = (decision.egress, decision.ingress);
+        let side: SideDecision = match asked {
+            Asked::Opener => egress,
+            Asked::Receiver => ingress,
+            Asked::Both if ingress.verdict == egress.verdict && egress.reason != Reason::Open => egress,
+            Asked::Both if ingress.verdict >= egress.verdict => ingress,
+            Asked::Both => egress,
+        };
+        let rule = side.rule.map(|rule| rule.location.to_string());
+        Decision { label: (self.name(&flow.from), self.name(&flow.to), side.verdict, side.reason), rule }
+    }
+
+    /// What becomes of a packet that no rule can judge: the zones of the end at hand say how bad it is.
+    pub fn anomaly(&self, own: &Endpoint, from: &Endpoint, to: &Endpoint, reason: Reason) -> Decision {
+        let (verdict, reason) = match self.party(own) {
+            Party::World | Party::Node => (Verdict::Allow, Reason::Open),
+            Party::Zones(names) => {
+                let enforcing =
+                    names.iter().any(|name| self.model.zone(name).is_some_and(|z| z.mode == Mode::Enforce));
+                (if enforcing { Verdict::Deny } else { Verdict::Audit }, reason)
+            }
+        };
+        Decision { label: (self.name(from), self.name(to), verdict, reason), rule: None }
+    }
+
+    pub fn is_zoned(&self, end: &Endpoint) -> bool {
+        matches!(self.party(end), Party::Zones(_))
+    }
+
+    /// Whether a zone names the cgroup.
+    pub fn names(&self, cgroup: &str) -> bool {
+        let nowhere = Endpoint { addr: Addr::v4([198, 51, 100, 1]), cgroup: Some(cgroup.to_owned()) };
+        self.party(&nowhere) != self.party(&Endpoint::at(nowhere.addr))
+    }
+
+    /// An end's zones, as labels join them.
+    fn name(&self, end: &Endpoint) -> String {
+        match self.party(end) {
+            Party::World => "world".into(),
+            Party::Node => "node".into(),
+            Party::Zones(names) => names.join("+"),
+        }
+    }
+
+    fn party(&self, end: &Endpoint) -> Party {
+        oracle::party(&self.model, &self.facts, end)
+    }
+
+    /// A counter's key by name.
+    pub fn label(&self, key: &CounterKey) -> Label {
+        let name = |identity: Identity| self.image.label(identity);
+        (name(key.from), name(key.to), Verdict::from_code(key.verdict), Reason::from_code(key.reason))
+    }
+
+    /// What an event says, by name.
+    pub fn told(&self, event: &Event) -> Decision {
+        let (verdict, reason) = (Verdict::from_code(event.verdict), Reason::from_code(event.reason));
+        let label = (self.image.label(event.from), self.image.label(event.to), verdict, reason);
+        let rule = self.image.rules.get(&event.rule).map(|rule| rule.location.to_string());
+        Decision { label, rule }
+    }
+
+    /// The image in a host node's tables, at rest.
+    pub fn tables(&self) -> Tables {
+        let image = &self.image;
+        let mut tables = Tables::default();
+        for (prefix, identity) in image.prefixes.iter() {
+            tables.set_prefix(prefix.addr, prefix.len.into(), *identity);
+        }
+        image.workloads.iter().for_each(|(cgroup, identity)| tables.set_workload(*cgroup, *identity));
+        image.unions.iter().for_each(|(key, identity)| tables.set_union(*key, *identity));
+        image.identities.iter().for_each(|(identity, state)| tables.set_identity(*identity, *state));
+        image.pairs.iter().for_each(|(key, ruleset)| tables.set_pair(*key, *ruleset));
+        for (number, ruleset) in &image.rulesets {
+            for entry in ruleset.entries() {
+                let cell: Cell = entry.cell;
+                tables.add_rule(entry.key(*number), entry.bits, cell);
+            }
+        }
+        tables
+    }
+}
+
+/// The control block of an enforcing node.
+pub fn control(generation: u64, host_netns: u64) -> Control {
+    Control { generation, host_netns, flags: 0 }
+}
+
+/// Flows of a table, without what cannot be the same twice: times, and numbers that a kernel hands out.
+pub fn comparable(
+    flows: impl IntoIterator<Item = (bulkhead_abi::FlowKey, bulkhead_abi::FlowState)>,
+) -> BTreeMap<bulkhead_abi::FlowKey, bulkhead_abi::FlowState> {
+    let plain = |flow| bulkhead_abi::FlowState { seen: 0, cookie: 0, slot: 0, ..flow };
+    flows.into_iter().map(|(key, flow)| (key, plain(flow))).collect()
+}
+
+/// The policy's zones and rules, for a failure's report.
+pub fn describe(policy: &Policy) -> String {
+    let zones: Vec<_> = policy.model.zones().iter().map(Arc::as_ref).collect();
+    let rules: Vec<_> = policy.model.rules().iter().map(|r| (r.location.to_string(), r)).collect();
+    format!("{zones:#?}\n{rules:#?}\n{:?}\n{}", policy.facts, policy.image)
+}
