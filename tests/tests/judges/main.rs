@@ -16,6 +16,7 @@
 mod cases;
 mod chamber;
 mod conversation;
+mod mangled;
 mod policy;
 mod three;
 

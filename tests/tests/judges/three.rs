@@ -43,11 +43,11 @@ struct Tally {
     passed: usize,
 }
 
-struct Court {
+pub struct Court {
     seed: u64,
-    source: Source,
-    chamber: Chamber,
-    node: Node,
+    pub source: Source,
+    pub chamber: Chamber,
+    pub node: Node,
     /// The policy that is live, and conversations that began under it.
     open: Option<Drawn>,
     /// What must have been counted and told since the last look.
@@ -57,7 +57,7 @@ struct Court {
 }
 
 impl Court {
-    fn new(seed: u64) -> Court {
+    pub fn new(seed: u64) -> Court {
         let chamber = Chamber::new(&cgroups());
         let source = Source::new(seed, |path| chamber.cgroup(path));
         let mut node = Node::default();
@@ -71,14 +71,12 @@ impl Court {
         // Some of many zones, so that wide zones occur.
         let wide = number % 8 == 7;
         let mut drawn = self.source.draw(if wide { 14 } else { 5 }, if wide { 20 } else { 8 }, FLOWS);
-        let generation = self.chamber.commit(&drawn.policy.image);
-        self.node.control = control(generation, self.chamber.netns);
-        self.node.tables = drawn.policy.tables();
+        self.commit(&drawn.policy);
         if let Some(mut before) = self.open.take() {
             self.tally.switched += before.conversations.len();
             self.rounds(&drawn.policy, number, &mut before.conversations, &AFTER_SWITCH);
             self.inspect(&drawn.policy, number);
-            self.forget(&before);
+            self.forget();
         }
         self.register(&drawn);
         let mut conversations = std::mem::take(&mut drawn.conversations);
@@ -88,6 +86,20 @@ impl Court {
         self.inspect(&drawn.policy, number);
         drawn.conversations = conversations;
         self.open = Some(drawn);
+    }
+
+    /// Makes the next policy live, with its receivers.
+    pub fn next_policy(&mut self) -> Drawn {
+        let drawn = self.source.draw(5, 8, FLOWS);
+        self.commit(&drawn.policy);
+        self.register(&drawn);
+        drawn
+    }
+
+    fn commit(&mut self, policy: &Policy) {
+        let generation = self.chamber.commit(&policy.image);
+        self.node.control = control(generation, self.chamber.netns);
+        self.node.tables = policy.tables();
     }
 
     fn close(&mut self) {
@@ -187,6 +199,11 @@ impl Court {
             events.sort();
             assert_eq!(told, events, "seed {}, policy {number}, events of the {judge}", self.seed);
         }
+        self.compare_flows(number);
+    }
+
+    /// The flow tables of host and kernel hold the same.
+    pub fn compare_flows(&self, number: usize) {
         let kernel = comparable(self.chamber.reader.flows().unwrap());
         let mut host = comparable(self.node.flows());
         for (key, flow) in &mut host {
@@ -217,7 +234,7 @@ impl Court {
     }
 
     /// Takes away what a policy's conversations have left.
-    fn forget(&mut self, _before: &Drawn) {
+    pub fn forget(&mut self) {
         let maps = self.chamber.reader.maps();
         let flows: Vec<_> = self.node.flows().keys().copied().collect();
         let listeners: Vec<_> = self.node.listeners.keys().copied().collect();
