@@ -4,9 +4,11 @@
 //! calls [`setup`] when something is missing, so a fresh machine needs no other first step.
 //! A command fails with a text that says what to do next, and never half-succeeds in silence.
 
+mod bench;
 mod build;
 mod clean;
 mod compiler;
+mod demo;
 mod kernel_tools;
 mod linker;
 mod lint;
@@ -54,6 +56,23 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Build everything and play a small shop on real sockets: what passes, what is denied, and why
+    Demo {
+        /// Leave it running at the end, to play with
+        #[arg(long, conflicts_with = "clean")]
+        keep: bool,
+        /// Remove what --keep left running, or what a killed run left behind
+        #[arg(long)]
+        clean: bool,
+    },
+    /// Measure a real agent, built with optimisations
+    Bench {
+        /// What is measured
+        what: bench::What,
+        /// Print the figures as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Check format, lints, licences, dependencies, and the rules for source files
     Lint {
         /// Also ask the advisory database, which must be fetched from the network
@@ -82,6 +101,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             build::run(&workspace, &build::Options { release, kernel_only, kernel_crate })
         }
         Command::Test { args } => test::run(&workspace, &args),
+        Command::Demo { keep, clean } => demo::run(&workspace, &demo::Options { keep, clean }),
+        Command::Bench { what, json } => bench::run(&workspace, what, json),
         Command::Lint { advisories } => lint::run(&workspace, advisories),
         Command::Clean => clean::run(&workspace),
     }

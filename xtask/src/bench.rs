@@ -1,0 +1,38 @@
+//! `cargo xtask bench`: builds the agent with optimisations, then becomes the benchmark (`xtask/live`).
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Result, anyhow};
+
+use crate::workspace::Workspace;
+use crate::{build, process, setup};
+
+/// What is measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum What {
+    /// From saving a zone file to the kernel enforcing it
+    Reload,
+}
+
+/// The command. Comes back only when it fails.
+pub(crate) fn run(workspace: &Workspace, what: What, json: bool) -> Result<()> {
+    let tools = setup::for_tests(workspace)?;
+    let object = tools.build(&workspace.kernel_crate())?;
+    let mut cargo = build::host_cargo(workspace, &object);
+    cargo.args(["build", "--release", "--quiet", "--bins", "--package", "bulkhead"]);
+    cargo.args(["--package", "bulkhead-live"]);
+    eprintln!("[bench] building the agent with optimisations");
+    process::run(&mut cargo)?;
+
+    let mut bench = Command::new(workspace.binary("release", "bulkhead-bench"));
+    bench.arg(match what {
+        What::Reload => "reload",
+    });
+    bench.arg("--policies").arg(workspace.root().join("policies/shop"));
+    if json {
+        bench.arg("--json");
+    }
+    let error = bench.exec();
+    Err(anyhow!(error).context("cannot start the benchmark"))
+}
