@@ -12,12 +12,15 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::MapInfo,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
+        ProgramInfo,
         links::{FdLink, LinkError, PinnedLink},
     },
 };
 use bulkhead_abi::{Direction, names};
+use bulkhead_sys::map::Map;
 
 use crate::{DatapathError, Options};
 
@@ -140,16 +143,30 @@ fn same_program(pin: &Path, name: &'static str, program: &Program) -> Result<boo
     else {
         return Ok(false);
     };
-    let maps = |info: &aya::programs::ProgramInfo| {
-        let mut ids = info.map_ids().ok().flatten().unwrap_or_default();
-        ids.sort_unstable();
-        ids
-    };
-    // The read-only data of a program is a map of its own, so its number differs with each load; the
-    // tag covers the instructions that the data decided.
+    // The tag covers the instructions, but not what the read-only data holds that they look at. That is
+    // in maps of each load's own, so their numbers differ and their content counts.
+    let maps = |info: &ProgramInfo| info.map_ids().ok().flatten().unwrap_or_default();
     let (ours_ids, theirs_ids) = (maps(&ours), maps(&theirs));
-    let shared = ours_ids.iter().filter(|id| theirs_ids.contains(id)).count();
-    Ok(ours.tag() == theirs.tag() && shared + 1 >= ours_ids.len())
+    let apart = |ids: &[u32], others: &[u32]| -> Option<Vec<(String, Vec<u8>)>> {
+        let mut data: Vec<_> = ids
+            .iter()
+            .filter(|id| !others.contains(id))
+            .map(|id| read_only_data(*id))
+            .collect::<Option<_>>()?;
+        data.sort();
+        Some(data)
+    };
+    let (ours_data, theirs_data) = (apart(&ours_ids, &theirs_ids), apart(&theirs_ids, &ours_ids));
+    Ok(ours.tag() == theirs.tag() && ours_data.is_some() && ours_data == theirs_data)
+}
+
+/// Name and content of a map of read-only data; `None` for any other, and where it cannot be read.
+fn read_only_data(id: u32) -> Option<(String, Vec<u8>)> {
+    let info = MapInfo::from_id(id).ok()?;
+    let name = info.name_as_str().filter(|name| name.starts_with(".rodata"))?.to_owned();
+    let fd = info.fd().ok()?;
+    let content = Map::new(fd.as_fd()).ok()?.get(&0_u32.to_ne_bytes()).ok()??;
+    Some((name, content))
 }
 
 fn attach(program: &mut Program, name: &'static str, root: &File) -> Result<FdLink, DatapathError> {
