@@ -42,6 +42,7 @@ pub struct Setup {
     ns: Option<PathBuf>,
     metrics: bool,
     flags: Vec<String>,
+    object: Option<PathBuf>,
 }
 
 /// An agent, running or not, whose enforcement is taken off when this is dropped.
@@ -123,6 +124,7 @@ impl Agent {
             ns: None,
             metrics: false,
             flags: Vec::new(),
+            object: None,
         }
     }
 
@@ -307,7 +309,9 @@ impl Agent {
         command.arg("--policies").arg(self.policies()).args(["--mode", &self.setup.mode]);
         command.args(["--log-format", "json", "--log-level", "debug", "--metrics"]);
         command.arg(self.metrics.map_or_else(|| "off".to_owned(), |address| address.to_string()));
-        if let Some(object) = std::env::var_os("BULKHEAD_OBJECT") {
+        let object =
+            self.setup.object.clone().or_else(|| std::env::var_os("BULKHEAD_OBJECT").map(PathBuf::from));
+        if let Some(object) = object {
             command.arg("--object").arg(object);
         }
         command.args(&self.setup.flags);
@@ -320,6 +324,11 @@ impl Agent {
     /// Changes the node's mode; holds from the next [`Agent::restart`] on.
     pub fn set_mode(&mut self, mode: &str) {
         mode.clone_into(&mut self.setup.mode);
+    }
+
+    /// Loads this kernel object instead of the usual one from the next [`Agent::restart`] on.
+    pub fn set_object(&mut self, object: Option<&Path>) {
+        self.setup.object = object.map(Path::to_path_buf);
     }
 
     /// `bulkhead detach`: takes enforcement off and ends the agent.
