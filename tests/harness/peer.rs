@@ -117,6 +117,11 @@ impl Peer {
         self.begin(call, limit)
     }
 
+    /// Connects a socket that was [`open`](Peer::open)ed before, as it is.
+    pub fn connect_socket(&self, socket: &Socket, to: SocketAddr, timeout: Duration) -> Called<Socket> {
+        self.call(Call::Dial { socket: socket.id, to, timeout_ms: millis(timeout) }, timeout)
+    }
+
     /// Takes the next connection of a listener that holds.
     pub fn accept(&self, listener: &Socket, timeout: Duration) -> Called<Socket> {
         self.call(Call::Accept { socket: listener.id, timeout_ms: millis(timeout) }, timeout)

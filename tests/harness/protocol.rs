@@ -71,6 +71,8 @@ pub enum Call {
         fast_open: Option<Vec<u8>>,
         timeout_ms: u64,
     },
+    /// Connects a socket that is there already.
+    Dial { socket: u64, to: SocketAddr, timeout_ms: u64 },
     /// The next connection of a listener that holds.
     Accept { socket: u64, timeout_ms: u64 },
     /// Sends once, to an address on unconnected sockets.

@@ -103,6 +103,7 @@ fn call(sockets: &Sockets, call: Call, started: Instant) -> Result<Answer, Fault
             let socket = sockets::connect(kind, to, bind, v6, fast_open.as_deref(), after(timeout_ms))?;
             sockets.keep(socket, kind, started)
         }
+        Call::Dial { socket, to, timeout_ms } => sockets.dial(socket, to, after(timeout_ms), started),
         Call::Accept { socket, timeout_ms } => sockets.accept(socket, after(timeout_ms), started),
         Call::Send { socket, data, to } => talk::send(&*sockets.get(socket)?, &data, to).map(Answer::Sent),
         Call::Recv { socket, max, timeout_ms } => {

@@ -108,6 +108,20 @@ impl Sockets {
         self.keep(fd, kind, started)
     }
 
+    /// Connects a socket that has a number already.
+    pub(crate) fn dial(
+        &self,
+        number: u64,
+        to: SocketAddr,
+        deadline: Instant,
+        started: Instant,
+    ) -> Result<Answer, Fault> {
+        let socket = self.get(number)?;
+        let v6 = getsockname(&socket.fd).and_then(|own| Ok(own.address_family() == AddressFamily::INET6))?;
+        finish_connect(&socket.fd, dial(&socket.fd, &in_family(to, v6)), deadline)?;
+        Ok(Answer::Socket(info(number, &socket.fd, started)?))
+    }
+
     pub(crate) fn accept(&self, listener: u64, deadline: Instant, started: Instant) -> Result<Answer, Fault> {
         let listener = self.get(listener)?;
         loop {
@@ -122,13 +136,7 @@ impl Sockets {
     /// Gives a socket a number.
     pub(crate) fn keep(&self, fd: OwnedFd, kind: Kind, started: Instant) -> Result<Answer, Fault> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let info = SocketInfo {
-            socket: number,
-            local: address(getsockname(&fd)?)?,
-            peer: getpeername(&fd).ok().flatten().and_then(|peer| address(peer).ok()),
-            cookie: sockopt::socket_cookie(&fd)?,
-            elapsed_us: micros(started.elapsed()),
-        };
+        let info = info(number, &fd, started)?;
         let socket = Arc::new(Socket { fd, kind, served: Arc::default() });
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(number, socket);
         Ok(Answer::Socket(info))
@@ -166,14 +174,31 @@ pub(crate) fn connect(
         Some(data) => sendto(&fd, data, SendFlags::from_bits_retain(0x2000_0000), &to).map(drop),
         None => dial(&fd, &to),
     };
+    finish_connect(&fd, begun, deadline)?;
+    Ok(fd)
+}
+
+/// Waits for a connect that has `begun`.
+fn finish_connect(fd: &OwnedFd, begun: rustix::io::Result<()>, deadline: Instant) -> Result<(), Fault> {
     match begun {
-        Ok(()) => return Ok(fd),
+        Ok(()) => return Ok(()),
         Err(Errno::INPROGRESS) => {}
         Err(errno) => return Err(errno.into()),
     }
-    wait(&fd, PollFlags::OUT, deadline)?;
-    sockopt::socket_error(&fd)??;
-    Ok(fd)
+    wait(fd, PollFlags::OUT, deadline)?;
+    sockopt::socket_error(fd)??;
+    Ok(())
+}
+
+/// What a test is told of a socket.
+fn info(number: u64, fd: &OwnedFd, started: Instant) -> Result<SocketInfo, Fault> {
+    Ok(SocketInfo {
+        socket: number,
+        local: address(getsockname(fd)?)?,
+        peer: getpeername(fd).ok().flatten().and_then(|peer| address(peer).ok()),
+        cookie: sockopt::socket_cookie(fd)?,
+        elapsed_us: micros(started.elapsed()),
+    })
 }
 
 /// Waits until one of `events`, an error or a hang-up is there.
