@@ -9,7 +9,7 @@
 mod plan;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -82,23 +82,34 @@ impl Mirror {
             let state = settle(value.state, live, |state| {
                 rest.identities.push((identity, IdentityValue { identity, state }))
             });
-            if state.0 != 0 {
+            if state.0 == 0 {
+                rest.no_identities.push(identity);
+            } else {
                 mirror.identities.insert(identity, state);
             }
         }
         for (key, value) in maps.pairs.entries()? {
             let ruleset =
                 settle(value.ruleset, live, |ruleset| rest.pairs.push((key, PairValue { key, ruleset })));
-            if ruleset != 0 {
+            if ruleset == 0 {
+                rest.no_pairs.push(key);
+            } else {
                 mirror.pairs.insert(key, ruleset);
             }
         }
         for (key, value) in maps.unions.entries()? {
             mirror.unions.insert(key, value.identity);
         }
+        // A ruleset that nothing live leads to may be half-written, and is not to be taken for whole.
+        let live_rulesets: HashSet<u32> = mirror.pairs.values().copied().collect();
         for (key, _) in maps.rules.entries()? {
             let data = key.data;
-            mirror.rulesets.entry(u32::from_be_bytes(data.ruleset)).or_default().push(key);
+            let number = u32::from_be_bytes(data.ruleset);
+            if live_rulesets.contains(&number) {
+                mirror.rulesets.entry(number).or_default().push(key);
+            } else {
+                rest.no_rules.push(key);
+            }
         }
         rest.write(maps)?;
         Ok(mirror)
@@ -234,6 +245,9 @@ struct Rest {
     workloads: Vec<(u64, WorkloadValue)>,
     identities: Vec<(Identity, IdentityValue)>,
     pairs: Vec<(PairKey, PairValue)>,
+    no_identities: Vec<Identity>,
+    no_pairs: Vec<PairKey>,
+    no_rules: Vec<TrieKey<RuleKey>>,
 }
 
 impl Rest {
@@ -241,7 +255,11 @@ impl Rest {
         maps.prefixes.set_all(&self.prefixes)?;
         maps.workloads.set_all(&self.workloads)?;
         maps.identities.set_all(&self.identities)?;
-        maps.pairs.set_all(&self.pairs)
+        maps.pairs.set_all(&self.pairs)?;
+        maps.identities.remove_all(&self.no_identities)?;
+        maps.pairs.remove_all(&self.no_pairs)?;
+        maps.rules.remove_all(&self.no_rules)?;
+        Ok(())
     }
 }
 
