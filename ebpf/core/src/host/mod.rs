@@ -169,7 +169,8 @@ pub struct Sock {
     pub cookie: u64,
     /// Who made it, where its making was seen.
     pub owner: Option<SocketOwner>,
-    storage: RefCell<Option<Rc<RefCell<SocketFlow>>>>,
+    /// Its storage; a clone of the socket shares it once there is something in it.
+    pub storage: RefCell<Option<Rc<RefCell<SocketFlow>>>>,
 }
 
 impl Sock {
