@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bulkhead_policy::{Capabilities, Diagnostics, Loader, Sources};
 
 use super::reconcile::{Loaded, Policies, Refusal};
 
-/// How often a folder that is being swapped is read again.
+/// How often a folder that is being swapped or written is read again.
 const ATTEMPTS: usize = 5;
+/// How long a file that was just truncated is given to be written.
+const WRITING: Duration = Duration::from_millis(5);
 
 /// Reads a folder of zone files, and knows what it read last.
 #[derive(Debug)]
@@ -28,7 +31,8 @@ impl PolicyFolder {
         Self { path: path.to_owned(), loader, good: None, bad: None }
     }
 
-    /// Reads all files as of one moment: Kubernetes swaps the folder's files together by a link.
+    /// Reads all files as of one moment: Kubernetes swaps the folder's files together by a link, and who
+    /// saves in place truncates first. An empty file is never taken for a policy without zones.
     fn read(&self) -> Result<Sources, Refusal> {
         let data = self.path.join("..data");
         let mut attempt = 0;
@@ -36,8 +40,19 @@ impl PolicyFolder {
             attempt += 1;
             let before = std::fs::read_link(&data).ok();
             let sources = Sources::read_dir(&self.path);
-            if std::fs::read_link(&data).ok() == before || attempt == ATTEMPTS {
-                return sources.map_err(Refusal::because);
+            let moved = std::fs::read_link(&data).ok() != before;
+            let empty = sources.as_ref().ok().and_then(empty_file);
+            if (!moved && empty.is_none()) || attempt == ATTEMPTS {
+                return match empty {
+                    Some(path) => Err(Refusal::because(format!(
+                        "{} is empty: it is being written, or was emptied by mistake; write its zones, or remove it",
+                        path.display()
+                    ))),
+                    None => sources.map_err(Refusal::because),
+                };
+            }
+            if empty.is_some() {
+                std::thread::sleep(WRITING);
             }
         }
     }
@@ -65,6 +80,11 @@ impl Policies for PolicyFolder {
         self.bad = result.as_ref().err().cloned();
         result
     }
+}
+
+fn empty_file(sources: &Sources) -> Option<PathBuf> {
+    let empty = sources.files().iter().find(|file| file.text().is_empty());
+    empty.map(|file| file.path().to_owned())
 }
 
 impl From<&Diagnostics> for Refusal {
@@ -121,6 +141,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(PolicyFolder::new(dir.path()).load().is_err());
         assert!(PolicyFolder::new(&dir.path().join("none")).load().is_err());
+    }
+
+    #[test]
+    fn an_empty_file_is_no_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("web.toml");
+        let mut folder = PolicyFolder::new(dir.path());
+        fs::write(&file, GOOD).unwrap();
+        folder.load().unwrap();
+        fs::write(&file, "").unwrap();
+        let refusal = folder.load().unwrap_err();
+        assert!(refusal.text.contains("web.toml is empty"), "{}", refusal.text);
+        fs::write(&file, GOOD.replace("web", "api")).unwrap();
+        assert!(matches!(folder.load(), Ok(Loaded::New(_))));
     }
 
     #[test]
