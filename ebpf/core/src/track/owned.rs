@@ -1,6 +1,6 @@
 //! Flows that a socket owns: TCP connections, and UDP that is connected.
 
-use bulkhead_abi::{FlowState, Reason, SocketFlow, Verdict, Workload};
+use bulkhead_abi::{Control, FlowState, Reason, SocketFlow, Verdict, Workload};
 
 use super::{Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose, decide, receiver, telling};
 use crate::judge::Decision;
@@ -37,8 +37,13 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     let elsewhere = role.opener && peer.is_known();
     let telling = Telling { opener: role.opener, first: !is_counted(state, &role, &decision), elsewhere };
     let counter = hook.account(state, &decision, &own, telling);
-    // Without memory for it the next packet is judged as this one was.
-    if let Some(slot) = hook.own() {
+    // Without memory for it the next packet is judged as this one was. Before enforcement begins that is
+    // wanted: who opened a flow that is older is a guess until the agent has told it, and must not stick.
+    let guessed = !role.known && !role.handed && state.socket != Socket::Opening;
+    let adopting = state.control.flags & Control::FLAG_ADOPTING != 0;
+    if !(guessed && adopting)
+        && let Some(slot) = hook.own()
+    {
         slot.update(|flow| write(flow, hook, state, &role, &peer, &decision, counter));
     }
     if !decision.verdict.passes() {
