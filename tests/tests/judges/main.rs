@@ -18,6 +18,7 @@ mod chamber;
 mod conversation;
 mod mangled;
 mod policy;
+mod sockets;
 mod three;
 
 use std::sync::Mutex;
