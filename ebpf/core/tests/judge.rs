@@ -246,6 +246,8 @@ fn failsafe_ports_are_the_nodes_own_and_counted() {
     let key = FailsafeKey { side: Side::Ingress as u8, protocol: TCP.0, port: 80 };
     node.failsafe.borrow_mut().insert(key, 0);
     let question = Question { from: WEB, to: DB, protocol: TCP, port: 80, sides: Sides::Both };
+    let mut node = node;
+    answer(&mut node, (WEB, DB), (TCP, 80), (DENY_RULE, DENY_RULE));
     let judge = |question: &Question, end| with(&node, |policy| judge::judge(policy, question, || end));
     let decision = judge(&question, Some(Side::Ingress));
     assert_eq!((decision.verdict, decision.reason, decision.rule), (Verdict::Allow, Reason::Failsafe, 0));

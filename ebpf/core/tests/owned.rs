@@ -286,3 +286,87 @@ fn failsafe_ports_hold_for_the_nodes_own_sockets() {
     assert_eq!(into(&node, &Sock::listening(DB_CGROUP, HOST), &syn()), Allow);
     assert_eq!(moved(&node)[0].3, Reason::Failsafe);
 }
+
+#[test]
+fn an_outcome_survives_the_border_between_two_functions() {
+    use bulkhead_core::track::Outcome;
+    let verdicts = Verdict::ALL.iter().map(|verdict| Outcome::Verdict(*verdict));
+    let anomalies = Reason::ALL.iter().map(|reason| Outcome::Anomaly(*reason));
+    for outcome in verdicts.chain(anomalies).chain([Outcome::Untracked]) {
+        assert_eq!(Outcome::from_code(outcome.to_code()), outcome);
+    }
+}
+
+#[test]
+fn a_listener_takes_an_opener_from_its_own_flow_only() {
+    let mut node = node();
+    allow(&mut node, (WEB, DB), (TCP, 80));
+    let (key, low) = FlowKey::new((LOOPBACK, 4000), (LOOPBACK, 80), TCP, NETNS);
+    let knock = Wire::new(TCP, (LOOPBACK, 4000), (LOOPBACK, 80));
+    let opener_low = if low { FlowState::FLAG_OPENER_LOW } else { 0 };
+    let opener = Workload { cgroup: WEB_CGROUP, anchor: WEB_CGROUP };
+    let flow = FlowState { flags: opener_low, tag: key.tag(), opener, cookie: 5, ..FlowState::default() };
+    let listener = Sock::listening(DB_CGROUP, NETNS);
+    for (flow, verdict) in [
+        (flow, Allow),
+        (FlowState { flags: opener_low | FlowState::FLAG_REPLIED, ..flow }, Allow),
+        // The listener's own end opened it, or it is another tuple's.
+        (FlowState { flags: FlowState::FLAG_OPENER_LOW ^ opener_low, ..flow }, Deny),
+        (FlowState { flags: FlowState::FLAG_REPLIED | (1 ^ opener_low), ..flow }, Deny),
+        (FlowState { tag: key.tag() ^ 1, ..flow }, Deny),
+    ] {
+        node.set_flow(key, flow);
+        assert_eq!(into(&node, &listener, &knock), verdict, "{flow:?}");
+        assert!(node.doomed.borrow().is_empty(), "what passes, and whom nobody knows, is not ended");
+    }
+}
+
+#[test]
+fn an_accepted_connection_keeps_its_direction() {
+    let mut node = serving(TCP);
+    let child = Sock::stream(DB_CGROUP, NETNS);
+    assert_eq!(into(&node, &child, &syn().flags(ACK)), Allow);
+    let opened = child.flow().unwrap().opened;
+    node.now.set(node.now.get() + 5);
+    next_generation(&mut node);
+    assert_eq!(out(&node, &child, &syn().reversed().flags(ACK)), Allow);
+    let flow = child.flow().unwrap();
+    assert_eq!((flow.flags & SocketFlow::FLAG_OPENER, flow.opened), (0, opened));
+}
+
+#[test]
+fn an_old_hand_over_says_nothing_of_a_new_connection() {
+    // A stream that opens has its own storage: an entry that names it the opener is another one's.
+    let mut node = node();
+    allow(&mut node, (WEB, DB), (TCP, 80));
+    let (key, low) = FlowKey::new((WEB_ADDR, 4000), (DB_ADDR, 80), TCP, 0);
+    let flags = if low { FlowState::FLAG_OPENER_LOW } else { 0 };
+    let entry = FlowState { flags, tag: key.tag(), ..FlowState::default() };
+    node.set_flow(key, entry);
+    let sock = Sock::stream(WEB_CGROUP, NETNS);
+    assert_eq!(out(&node, &sock, &syn().flags(ACK)), Deny, "it is no opener that never sent a SYN");
+    // Of another tuple: no direction either.
+    let mut node = serving(TCP);
+    let flags = FlowState::FLAG_ADOPTED | flags;
+    node.set_flow(key, FlowState { flags, tag: key.tag() ^ 1, ..entry });
+    let child = Sock::stream(DB_CGROUP, NETNS);
+    assert_eq!(into(&node, &child, &syn().flags(ACK)), Allow);
+    assert_eq!(child.flow().unwrap().flags & SocketFlow::FLAG_ADOPTED, 0);
+}
+
+#[test]
+fn before_enforcement_a_guessed_direction_does_not_stick() {
+    let mut node = asking(TCP);
+    node.control.flags = Control::FLAG_ADOPTING;
+    let old = Sock::stream(WEB_CGROUP, NETNS);
+    assert!(out(&node, &old, &syn().flags(ACK)).passes());
+    assert_eq!(old.flow(), None, "who opened it is not known");
+    let new = Sock::opening(WEB_CGROUP, NETNS);
+    assert_eq!(out(&node, &new, &syn()), Allow);
+    assert!(new.flow().is_some(), "its SYN was seen");
+    node.control.flags = 0;
+    let guessed = Sock::stream(DB_CGROUP, NETNS);
+    answer(&mut node, (WEB, DB), (TCP, 80), (DENY, RULE));
+    assert_eq!(into(&node, &guessed, &syn().flags(ACK)), Allow);
+    assert!(guessed.flow().is_some());
+}

@@ -363,3 +363,45 @@ fn nothing_is_read_of_nothing() {
     assert_eq!(malformed(&[]), Reason::Unparsable);
     assert_eq!(parse(&[0; 200]).src, Addr::ANY);
 }
+
+#[test]
+fn an_unknown_length_excuses_no_missing_header() {
+    let (src, dst) = (common::v6([1, 1]), common::v6([2, 1]));
+    let bare = v6(src, dst, 47, 0);
+    assert_eq!(parse(&bare).kind, Kind::Datagram);
+    for len in 0..40 {
+        assert_eq!(malformed(&bare[..len]), Reason::Unparsable, "cut at {len}");
+    }
+    // An extension header of which only the first bytes are there.
+    let mut bytes = v6(src, dst, 60, 0);
+    bytes.extend([47, 0, 0]);
+    assert_eq!(malformed(&bytes), Reason::Unparsable);
+}
+
+#[test]
+fn as_little_as_there_is_to_be_read_is_enough() {
+    let bare = v4(WEB_ADDR, DB_ADDR, Protocol(47), &[], 0);
+    assert_eq!(parse(&bare).kind, Kind::Datagram, "a header and nothing behind it");
+    let mut ports = v4(WEB_ADDR, DB_ADDR, UDP, &[], 4);
+    ports.extend([0, 1, 0, 2]);
+    assert_eq!((parse(&ports).src_port, parse(&ports).dst_port), (1, 2));
+}
+
+#[test]
+fn padding_behind_a_packet_is_no_data() {
+    for (src, dst) in [(WEB_ADDR, DB_ADDR), (common::v6([1, 1]), common::v6([2, 1]))] {
+        let resets = |bytes: &[u8]| match parse(bytes).kind {
+            Kind::Segment(segment) => segment.resets,
+            kind => panic!("{kind:?}"),
+        };
+        let mut bytes = Wire::new(TCP, (src, 1), (dst, 2)).flags(RST).bytes();
+        bytes.extend([0; 6]);
+        assert!(resets(&bytes));
+        // Where the header tells no length, all of it is the packet.
+        let at = if src.is_v4() { 2 } else { 4 };
+        bytes[at..at + 2].fill(0);
+        assert!(!resets(&bytes));
+        bytes.truncate(bytes.len() - 6);
+        assert!(resets(&bytes));
+    }
+}

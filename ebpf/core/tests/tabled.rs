@@ -465,3 +465,20 @@ fn icmp_errors_pass_for_live_flows_and_for_those_that_would_pass() {
     assert_eq!(out(&node, &web(), &outward.payload(&[0; 60])), Deny, "about nothing");
     assert_eq!(moved(&node), [(WEB, DB, Deny, Reason::IcmpError, 1, 1)]);
 }
+
+#[test]
+fn what_a_switch_denies_within_the_node_is_counted_where_it_ends() {
+    let mut node = node();
+    allow(&mut node, (WEB, DB), (UDP, 80));
+    with_receiver(&mut node);
+    let (ask, _) = question(UDP);
+    assert_eq!((out(&node, &web(), &ask), into(&node, &db(), &ask)), (Allow, Allow));
+    let _ = moved(&node);
+    next_generation(&mut node);
+    assert_eq!(out(&node, &web(), &ask), Allow);
+    assert_eq!(moved(&node), [], "what passes is the receiver's to count");
+    answer(&mut node, (WEB, DB), (UDP, 80), (RULE, DENY_RULE));
+    next_generation(&mut node);
+    assert_eq!((out(&node, &web(), &ask), out(&node, &web(), &ask)), (Deny, Deny));
+    assert_eq!(moved(&node), [(WEB, DB, Deny, Reason::DenyRule, 1, 2)]);
+}
