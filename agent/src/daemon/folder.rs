@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_policy::source::is_zone_file_name;
 use bulkhead_policy::{Capabilities, Diagnostics, Loader, Sources};
+use bulkhead_sys::lease::{Asked, ReadLease};
 
 use super::reconcile::{Loaded, Policies, Refusal};
 
 /// How often a folder that is being swapped or written is read again.
 const ATTEMPTS: usize = 5;
-/// How long a file that was just truncated is given to be written.
+/// How long a file that somebody writes to is given to be closed.
 const WRITING: Duration = Duration::from_millis(5);
 
 /// Reads a folder of zone files, and knows what it read last.
@@ -32,29 +34,56 @@ impl PolicyFolder {
     }
 
     /// Reads all files as of one moment: Kubernetes swaps the folder's files together by a link, and who
-    /// saves in place truncates first. An empty file is never taken for a policy without zones.
+    /// saves in place truncates first and writes then. Half a file is never taken for a policy, nor is
+    /// an empty one for a policy without zones.
     fn read(&self) -> Result<Sources, Refusal> {
         let data = self.path.join("..data");
         let mut attempt = 0;
         loop {
             attempt += 1;
             let before = std::fs::read_link(&data).ok();
+            let (leases, written) = self.hold_writers_back();
             let sources = Sources::read_dir(&self.path);
+            drop(leases);
             let moved = std::fs::read_link(&data).ok() != before;
             let empty = sources.as_ref().ok().and_then(empty_file);
-            if (!moved && empty.is_none()) || attempt == ATTEMPTS {
-                return match empty {
-                    Some(path) => Err(Refusal::because(format!(
-                        "{} is empty: it is being written, or was emptied by mistake; write its zones, or remove it",
-                        path.display()
-                    ))),
-                    None => sources.map_err(Refusal::because),
-                };
+            let half = written.as_ref().or(empty.as_ref());
+            if attempt < ATTEMPTS && (moved || half.is_some()) {
+                if half.is_some() {
+                    std::thread::sleep(WRITING);
+                }
+                continue;
             }
-            if empty.is_some() {
-                std::thread::sleep(WRITING);
+            if let Some(path) = written {
+                let path = path.display();
+                return Err(Refusal::because(format!(
+                    "{path} is being written: it is read when it is closed"
+                )));
+            }
+            if let Some(path) = empty {
+                let path = path.display();
+                return Err(Refusal::because(format!(
+                    "{path} is empty, which is no policy: write its zones, or remove it"
+                )));
+            }
+            return sources.map_err(Refusal::because);
+        }
+    }
+
+    /// Until what is returned is dropped, nobody opens a zone file to write to it; and the first file
+    /// that somebody has open so already. Where there are no leases, a file is read as it is.
+    fn hold_writers_back(&self) -> (Vec<ReadLease>, Option<PathBuf>) {
+        let mut leases = Vec::new();
+        // A folder that cannot be read is an error in a moment.
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| is_zone_file_name(&entry.file_name().to_string_lossy())) {
+            match ReadLease::ask(&entry.path()) {
+                Ok(Asked::Held(lease)) => leases.push(lease),
+                Ok(Asked::BeingWritten) => return (leases, Some(entry.path())),
+                Ok(Asked::Unsupported) | Err(_) => {}
             }
         }
+        (leases, None)
     }
 
     fn read_and_load(&mut self) -> Result<Loaded, Refusal> {

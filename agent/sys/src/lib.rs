@@ -16,6 +16,7 @@ mod bpf;
 pub mod cgroup;
 pub mod clock;
 mod error;
+pub mod lease;
 pub mod link;
 pub mod lock;
 pub mod map;
