@@ -267,13 +267,18 @@ fn a_half_written_file_is_never_half_a_policy() {
     let lab = Lab::new();
     let first = generation(&lab.agent);
     let text = policy(Y);
-    // Held open in the middle of a word, for longer than the agent waits for a file to be closed.
-    let (head, tail) = text.split_at(text.find("[[allow]]").unwrap() + 4);
+    // Held open, for longer than the agent waits for a file to be closed. What is there by then is a
+    // policy, but not the one that is meant.
+    let (head, tail) = text.split_at(text.find("[[allow]]").unwrap());
     let mut file = fs::File::create(lab.at("policy.toml")).unwrap();
     file.write_all(head.as_bytes()).unwrap();
     file.sync_all().unwrap();
     std::thread::sleep(Duration::from_millis(1500)); // There is nothing to see, and it must stay so.
     lab.stands(first, "half a file");
+    // Something else makes the agent read the folder: the half must not count.
+    lab.agent.write_file("other.toml", "[zone.other]\ncidrs = [\"10.99.0.0/16\"]\n").unwrap();
+    lab.is_refused("policy.toml is being written", "half a file");
+    lab.stands(first, "half a file beside a new one");
     file.write_all(tail.as_bytes()).unwrap();
     drop(file);
     one_commit_later(&lab.agent, first);
@@ -282,7 +287,7 @@ fn a_half_written_file_is_never_half_a_policy() {
 
     // Closed half-way: a mistake as any other.
     let second = generation(&lab.agent);
-    fs::write(lab.at("policy.toml"), head).unwrap();
+    fs::write(lab.at("policy.toml"), text.split_at(text.len() / 2).0).unwrap();
     lab.is_refused("policy.toml:", "half a file that was closed");
     assert_eq!(generation(&lab.agent), second);
     assert!(!lab.passes(X) && lab.passes(Y));
