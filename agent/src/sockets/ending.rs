@@ -4,7 +4,7 @@
 //! found by looking at every socket, judged with the kernel's own tables. Always by cookie: a tuple may
 //! have been given to somebody else since.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd as _;
 
 use bulkhead_abi::{FlowKey, FlowState, Protocol, Reason, Side, SocketFlow, Verdict, Workload, flow::Doomed};
@@ -73,40 +73,21 @@ impl Ending {
     }
 
     fn try_end_denied(&mut self, reader: &Reader, namespaces: &mut Namespaces) -> Result<(), DatapathError> {
-        if reader.adopting() {
-            return Ok(());
+        let mut denied = look(reader, namespaces)?;
+        // A flow moves from the table to its socket while both are read, one after the other, and is then
+        // seen in neither. It is in one of them at the second look, or it is in none.
+        if denied.iter().any(|denied| !denied.known) {
+            let first: HashSet<u64> = denied.iter().map(|denied| denied.target.cookie).collect();
+            denied = look(reader, namespaces)?;
+            denied.retain(|denied| denied.known || first.contains(&denied.target.cookie));
         }
-        let map = reader.socket_flows_map();
-        let (id, storages) = (map.id()?, [map.as_fd()]);
-        let mut all = Vec::new();
-        let mut diags = Vec::new();
-        for (netns, ns) in namespaces.open_all()? {
-            let mut diag = Diag::open(&ns)?;
-            for protocol in [Protocol::TCP, Protocol::UDP] {
-                let storages: &[_] = if protocol == Protocol::TCP { &storages } else { &[] };
-                let query = Query { storages, ..Query::all(protocol) };
-                all.extend(diag.dump(&query)?.into_iter().filter(is_connected).map(|socket| (netns, socket)));
-            }
-            diags.push((netns, diag));
+        let mut by_namespace: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
+        for Denied { netns, target, reason, .. } in denied {
+            by_namespace.entry(netns).or_default().push((target, reason));
         }
-        let cgroups = namespaces.cgroups()?;
-        all.retain(|(_, socket)| socket.cgroup.is_some_and(|cgroup| cgroups.contains(&cgroup)));
-        let judge = Judge::new(reader, id, &all);
-        let mut denied: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
-        for (netns, socket) in &all {
-            let denial = judge.denial(*netns, socket);
-            // A commit in between rewrites what was read: half of one policy and half of another is
-            // none. The commit asks for a look of its own.
-            if reader.generation() != judge.policy.generation() {
-                return Ok(());
-            }
-            if let Some(decision) = denial {
-                denied.entry(*netns).or_default().push((Target::from(socket), decision.reason));
-            }
-        }
-        for (netns, diag) in &mut diags {
-            if let Some(targets) = denied.get(netns) {
-                self.end(diag, targets);
+        for (netns, targets) in by_namespace {
+            if let Some(ns) = namespaces.open(netns) {
+                self.end(&mut Diag::open(&ns)?, &targets);
             }
         }
         Ok(())
@@ -125,6 +106,50 @@ impl Ending {
             }
         }
     }
+}
+
+/// A socket whose flow is denied.
+struct Denied {
+    netns: u64,
+    target: Target,
+    reason: Reason,
+    /// Somebody, the socket or the table, knew who opened its flow.
+    known: bool,
+}
+
+/// Looks at every connected socket for those whose flow the live policy denies.
+fn look(reader: &Reader, namespaces: &mut Namespaces) -> Result<Vec<Denied>, DatapathError> {
+    if reader.adopting() {
+        return Ok(Vec::new());
+    }
+    let map = reader.socket_flows_map();
+    let (id, storages) = (map.id()?, [map.as_fd()]);
+    let mut all = Vec::new();
+    for (netns, ns) in namespaces.open_all()? {
+        let mut diag = Diag::open(&ns)?;
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            let storages: &[_] = if protocol == Protocol::TCP { &storages } else { &[] };
+            let query = Query { storages, ..Query::all(protocol) };
+            all.extend(diag.dump(&query)?.into_iter().filter(is_connected).map(|socket| (netns, socket)));
+        }
+    }
+    let cgroups = namespaces.cgroups()?;
+    all.retain(|(_, socket)| socket.cgroup.is_some_and(|cgroup| cgroups.contains(&cgroup)));
+    let judge = Judge::new(reader, id, &all);
+    let mut denied = Vec::new();
+    for (netns, socket) in &all {
+        let denial = judge.denial(*netns, socket);
+        // A commit in between rewrites what was read: half of one policy and half of another is none. The
+        // commit asks for a look of its own.
+        if reader.generation() != judge.policy.generation() {
+            return Ok(Vec::new());
+        }
+        if let Some((decision, known)) = denial {
+            let (target, reason) = (Target::from(socket), decision.reason);
+            denied.push(Denied { netns: *netns, target, reason, known });
+        }
+    }
+    Ok(denied)
 }
 
 /// Judges sockets as the kernel would judge their next packet.
@@ -146,8 +171,8 @@ impl<'a> Judge<'a> {
         Self { reader, policy: Policy::live(reader), storage, owners }
     }
 
-    /// The denial, if it is one.
-    fn denial(&self, netns: u64, socket: &Socket) -> Option<Decision> {
+    /// The denial, if it is one, and whether it is known who opened the flow.
+    fn denial(&self, netns: u64, socket: &Socket) -> Option<(Decision, bool)> {
         let cgroup = socket.cgroup?;
         let (key, local_is_low) = key(netns, socket);
         let flow = socket
@@ -173,11 +198,12 @@ impl<'a> Judge<'a> {
         let own = Workload { cgroup, anchor: cgroup };
         let judge = |opener| self.judge(netns, socket, &own, &peer, opener);
         let denies = |decision: &Decision| decision.verdict == Verdict::Deny;
-        match opener {
+        let denial = match opener {
             Some(opener) => Some(judge(opener)).filter(denies),
             // Who opened it is not known: it lives if either could have.
             None => Some(judge(true)).filter(denies).and(Some(judge(false)).filter(denies)),
-        }
+        };
+        denial.map(|decision| (decision, opener.is_some()))
     }
 
     fn judge(&self, netns: u64, socket: &Socket, own: &Workload, peer: &Workload, opener: bool) -> Decision {

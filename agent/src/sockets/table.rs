@@ -9,26 +9,31 @@ use bulkhead_sys::sock_diag::{Diag, Query};
 use super::namespaces::Namespaces;
 use crate::datapath::{DatapathError, Reader};
 
-/// Removes flows that have expired, and adopted ones whose sockets are gone.
+/// Removes flows that have expired, and those of streams when their sockets are gone.
 pub(super) fn clear(reader: &Reader, namespaces: &mut Namespaces) -> Result<(), DatapathError> {
     let now = bulkhead_sys::clock::monotonic_ns();
-    let flows = reader.flows()?;
-    let mut gone: Vec<FlowKey> = flows
-        .iter()
-        .filter(|(key, flow)| track::is_expired(flow, now, Protocol(key.protocol)))
-        .map(|(key, _)| *key)
-        .collect();
-    let adopted: Vec<FlowKey> = flows
-        .iter()
-        .filter(|(_, flow)| flow.flags & FlowState::FLAG_ADOPTED != 0)
-        .map(|(key, _)| *key)
-        .collect();
-    if !adopted.is_empty() {
+    let (mut gone, mut held) = (Vec::new(), Vec::new());
+    for (key, flow) in reader.flows()? {
+        let expired = track::is_expired(&flow, now, Protocol(key.protocol));
+        if is_held(&key, &flow) && (expired || flow.flags & FlowState::FLAG_ADOPTED != 0) {
+            held.push(key);
+        } else if expired {
+            gone.push(key);
+        }
+    }
+    if !held.is_empty() {
         let alive = tuples(namespaces)?;
-        gone.extend(adopted.into_iter().filter(|key| !alive.contains(key)));
+        gone.extend(held.into_iter().filter(|key| !alive.contains(key)));
     }
     reader.sockets().maps().flows.remove_all(&gone)?;
     Ok(())
+}
+
+/// Whether it lives as long as its sockets, however long they are silent: one that was adopted, and one
+/// that a stream's receiver has not taken over yet, as it does with the first bytes.
+fn is_held(key: &FlowKey, flow: &FlowState) -> bool {
+    let handed = key.protocol == Protocol::TCP.0 && flow.flags & FlowState::FLAG_LOCAL != 0;
+    handed || flow.flags & FlowState::FLAG_ADOPTED != 0
 }
 
 /// The keys of every connected socket.
