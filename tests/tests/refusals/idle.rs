@@ -148,3 +148,16 @@ fn of_others_in_the_same_namespace_is_no_business_of_this_node() {
     client.send(&near, b"still there", None).unwrap();
     assert_eq!(server.recv(&far, SOON).unwrap().0, b"still there");
 }
+
+/// A pool opens connections long before it says anything on them.
+#[test]
+fn before_their_first_byte() {
+    require_agent!();
+    let lab = Lab::pair();
+    let _agent = Agent::start(&lab.root, &allow(&["tcp/7001"])).unwrap();
+    let listener = lab.server.listen(Kind::Tcp, at("10.77.0.2", KEPT), Serve::Hold).unwrap();
+    let silent = lab.connect(&listener);
+    // Longer than a handshake may take, which is what the kernel's own table waits for.
+    std::thread::sleep(Duration::from_secs(63));
+    lab.talk(&silent);
+}
