@@ -102,7 +102,7 @@ fn judge(placement: Placement, cell: Cell, kind: Kind, tried: Tried) -> Result<(
     };
     let Tried { got, seen } = tried;
     if got != expected || seen.is_some_and(|seen| seen == kind.is_denied()) {
-        return Err(format!("{cell}: expected {expected:?}, got {got:?}, the server saw {seen:?}"));
+        return Err(format!("expected {expected:?}, got {got:?}, the server saw {seen:?}"));
     }
     Ok(())
 }
