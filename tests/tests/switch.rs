@@ -9,13 +9,14 @@
 mod power;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bulkhead_abi::Addr;
 use bulkhead_tests::harness::{
-    Agent, CallError, Cgroup, Dial, Kind, LoopCount, Pair, Peer, Socket, Topology,
+    Agent, CallError, Cgroup, Dial, Kind, LoopCount, Pair, Peer, Socket, Topology, wait_until,
 };
 use bulkhead_tests::require_agent;
 use power::{Ends, LONG, at, generation, one_commit_later};
@@ -275,6 +276,19 @@ fn no_connection_sees_a_mixture() {
             listen(address, W)
         })
         .collect();
+
+    // Policy B knows the server by its cgroup alone, so the node must have found its addresses.
+    let reader = lab.agent.reader().unwrap();
+    let known = || {
+        let locals = reader.maps().locals.entries().unwrap();
+        let server = |text: &str| match text.parse().unwrap() {
+            IpAddr::V4(address) => Addr::v4(address.octets()),
+            IpAddr::V6(address) => Addr::from_octets(address.octets()),
+        };
+        let known = |address: Addr| locals.iter().any(|(local, _)| *local == address);
+        ["10.61.9.9", "fd00:61:9::9"].map(server).into_iter().all(known)
+    };
+    wait_until(LONG, "the server's addresses are known", known).unwrap();
 
     let (ports, stop) = (Ports::default(), AtomicBool::new(false));
     let first = generation(&lab.agent);
