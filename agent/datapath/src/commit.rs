@@ -9,7 +9,7 @@
 mod plan;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -46,12 +46,12 @@ pub struct Commit {
 /// What the kernel's tables hold, as the agent knows it.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
-    prefixes: HashMap<Prefix, Identity>,
-    workloads: HashMap<u64, Identity>,
-    identities: HashMap<Identity, IdentityState>,
-    pairs: HashMap<PairKey, u32>,
-    unions: HashMap<PairKey, Identity>,
-    rulesets: HashMap<u32, Vec<TrieKey<RuleKey>>>,
+    prefixes: BTreeMap<Prefix, Identity>,
+    workloads: BTreeMap<u64, Identity>,
+    identities: BTreeMap<Identity, IdentityState>,
+    pairs: BTreeMap<PairKey, u32>,
+    unions: BTreeMap<PairKey, Identity>,
+    rulesets: BTreeMap<u32, Vec<TrieKey<RuleKey>>>,
 }
 
 impl Mirror {
@@ -161,16 +161,16 @@ impl Mirror {
             self.workloads.keys().filter(|cgroup| !image.workloads.contains_key(cgroup)).copied().collect();
         maps.workloads.set_all(&changes)?;
         maps.workloads.remove_all(&gone)?;
-        self.workloads = image.workloads.iter().map(|(&cgroup, &identity)| (cgroup, identity)).collect();
+        self.workloads.clone_from(&image.workloads);
         Ok(changes.len() + gone.len())
     }
 
     fn adopt(&mut self, image: &Image) {
-        self.prefixes = image.prefixes.iter().map(|(&prefix, &identity)| (prefix, identity)).collect();
-        self.workloads = image.workloads.iter().map(|(&cgroup, &identity)| (cgroup, identity)).collect();
-        self.identities = image.identities.iter().map(|(&identity, &state)| (identity, state)).collect();
-        self.pairs = image.pairs.iter().map(|(&key, &ruleset)| (key, ruleset)).collect();
-        self.unions = image.unions.iter().map(|(&key, &identity)| (key, identity)).collect();
+        self.prefixes.clone_from(&image.prefixes);
+        self.workloads.clone_from(&image.workloads);
+        self.identities.clone_from(&image.identities);
+        self.pairs.clone_from(&image.pairs);
+        self.unions.clone_from(&image.unions);
         self.rulesets.retain(|number, _| image.rulesets.contains_key(number));
         for (&number, ruleset) in &image.rulesets {
             self.rulesets.entry(number).or_insert_with(|| keys(number, ruleset));
