@@ -17,6 +17,7 @@ mod trial;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -241,6 +242,10 @@ pub struct Detached {
 /// Takes enforcement off: removes every pin below `pins`, which ends the programs and frees the maps
 /// once nobody holds them open. Nothing there is fine.
 pub fn detach(pins: &Path) -> Result<Detached, DatapathError> {
+    for pin in folders(&links_dir(pins))? {
+        // What cannot be taken off at once goes with its pin, a moment later.
+        let _ = bulkhead_sys::pin::open(&pin).and_then(|link| bulkhead_sys::link::detach(link.as_fd()));
+    }
     let links = remove_pins(&links_dir(pins))?;
     let mut maps = 0;
     for dir in folders(pins)? {

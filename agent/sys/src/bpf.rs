@@ -19,6 +19,7 @@ pub(crate) const MAP_UPDATE_BATCH: libc::c_int = 26;
 pub(crate) const MAP_DELETE_BATCH: libc::c_int = 27;
 pub(crate) const LINK_UPDATE: libc::c_int = 29;
 pub(crate) const ENABLE_STATS: libc::c_int = 32;
+pub(crate) const LINK_DETACH: libc::c_int = 34;
 
 /// Calls `command` with `attributes`, which the kernel may write to.
 ///

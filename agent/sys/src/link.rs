@@ -34,6 +34,17 @@ pub fn update(link: BorrowedFd<'_>, new: BorrowedFd<'_>, old: Option<BorrowedFd<
     Ok(())
 }
 
+/// Takes the program off its hook, now (BPF_LINK_DETACH, Linux 5.9): closing the last descriptor and
+/// removing the pin does that a moment later. The link stays, without effect.
+///
+/// Errors: EOPNOTSUPP for a link that cannot be detached.
+pub fn detach(link: BorrowedFd<'_>) -> Result<()> {
+    let mut fd = link.as_raw_fd();
+    // SAFETY: the attributes hold no pointers.
+    unsafe { bpf::call(bpf::LINK_DETACH, "bpf(BPF_LINK_DETACH)", &mut fd) }?;
+    Ok(())
+}
+
 /// While this lives, the kernel counts run time and runs of every BPF program on the machine, as
 /// `bpf_prog_info` tells them. Counting costs some tens of nanoseconds per run.
 #[derive(Debug)]
