@@ -117,7 +117,7 @@ impl Sockets {
         started: Instant,
     ) -> Result<Answer, Fault> {
         let socket = self.get(number)?;
-        let v6 = getsockname(&socket.fd).and_then(|own| Ok(own.address_family() == AddressFamily::INET6))?;
+        let v6 = getsockname(&socket.fd)?.address_family() == AddressFamily::INET6;
         finish_connect(&socket.fd, dial(&socket.fd, &in_family(to, v6)), deadline)?;
         Ok(Answer::Socket(info(number, &socket.fd, started)?))
     }

@@ -4,7 +4,14 @@
 //!
 //! Times that the product promises are measured up to three times and the best one counts, because
 //! the machine may be busy.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod at_once;
 mod idle;
