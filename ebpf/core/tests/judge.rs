@@ -1,5 +1,5 @@
 //! Who an endpoint is, and what is decided between two.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod common;
 

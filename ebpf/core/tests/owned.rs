@@ -1,5 +1,5 @@
 //! Flows that sockets own, and sockets that listen.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod common;
 
@@ -346,7 +346,7 @@ fn an_old_hand_over_says_nothing_of_a_new_connection() {
     let sock = Sock::stream(WEB_CGROUP, NETNS);
     assert_eq!(out(&node, &sock, &syn().flags(ACK)), Deny, "it is no opener that never sent a SYN");
     // Of another tuple: no direction either.
-    let mut node = serving(TCP);
+    let node = serving(TCP);
     let flags = FlowState::FLAG_ADOPTED | flags;
     node.set_flow(key, FlowState { flags, tag: key.tag() ^ 1, ..entry });
     let child = Sock::stream(DB_CGROUP, NETNS);

@@ -385,6 +385,9 @@ fn as_little_as_there_is_to_be_read_is_enough() {
     let mut ports = v4(WEB_ADDR, DB_ADDR, UDP, &[], 4);
     ports.extend([0, 1, 0, 2]);
     assert_eq!((parse(&ports).src_port, parse(&ports).dst_port), (1, 2));
+    let mut icmp = v4(WEB_ADDR, DB_ADDR, Protocol::ICMP, &[], 4);
+    icmp.extend([13, 0, 0, 0]);
+    assert_eq!((parse(&icmp).kind, parse(&icmp).icmp), (Kind::Datagram, 13 << 8));
 }
 
 #[test]

@@ -482,3 +482,28 @@ fn what_a_switch_denies_within_the_node_is_counted_where_it_ends() {
     assert_eq!((out(&node, &web(), &ask), out(&node, &web(), &ask)), (Deny, Deny));
     assert_eq!(moved(&node), [(WEB, DB, Deny, Reason::DenyRule, 1, 2)]);
 }
+
+#[test]
+fn rules_name_echo_by_its_request_and_other_icmp_by_type_and_code() {
+    let mut node = node();
+    answer(&mut node, (WEB, DB), (Protocol::ICMPV6, 128 << 8), (RULE, DENY));
+    let request = Wire::new(Protocol::ICMPV6, (v6([1, 1]), 77), (v6([2, 1]), 77)).icmp(128, 9);
+    assert_eq!(out(&node, &web(), &request), Allow, "whatever its code is");
+    next_generation(&mut node);
+    assert_eq!(into(&node, &web(), &request.reversed().icmp(129, 0)), Allow, "a reply that is judged anew");
+    answer(&mut node, (WEB, DB), (Protocol::ICMP, 13 << 8 | 1), (RULE, DENY));
+    let stamp = Wire::new(Protocol::ICMP, (WEB_ADDR, 0), (DB_ADDR, 0));
+    assert_eq!(out(&node, &web(), &stamp.clone().icmp(13, 2)), Deny);
+    assert_eq!(out(&node, &web(), &stamp.icmp(13, 1)), Allow);
+}
+
+#[test]
+fn a_tuple_with_one_loopback_end_belongs_to_its_namespace() {
+    let mut node = node();
+    answer(&mut node, (WEB, Identity::NODE), (UDP, 80), (RULE, OPEN));
+    for (src, dst) in [(WEB_ADDR, LOOPBACK), (LOOPBACK, Addr::v4([127, 0, 0, 2]))] {
+        node.clear_flows();
+        let _ = out(&node, &web(), &Wire::new(UDP, (src, 4000), (dst, 80)));
+        assert!(node.flows().keys().all(|key| key.netns == NETNS) && node.flows().len() == 1, "{src:?}");
+    }
+}
