@@ -140,7 +140,7 @@ fn sorted<S: Serializer>(given: &HashMap<Digest, u32>, serializer: S) -> Result<
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 
