@@ -370,3 +370,16 @@ fn before_enforcement_a_guessed_direction_does_not_stick() {
     assert_eq!(into(&node, &guessed, &syn().flags(ACK)), Allow);
     assert!(guessed.flow().is_some());
 }
+
+#[test]
+fn the_upper_end_of_a_tuple_may_be_the_opener() {
+    let mut node = node();
+    answer(&mut node, (DB, WEB), (TCP, 4000), (RULE, DENY));
+    let (key, web_is_low) = FlowKey::new((WEB_ADDR, 4000), (DB_ADDR, 80), TCP, 0);
+    assert!(web_is_low);
+    let flow = FlowState { flags: FlowState::FLAG_ADOPTED, tag: key.tag(), ..FlowState::default() };
+    node.set_flow(key, flow);
+    let sock = Sock::stream(DB_CGROUP, NETNS);
+    assert_eq!(out(&node, &sock, &syn().reversed().flags(ACK)), Allow);
+    assert_eq!(sock.flow().unwrap().flags & SocketFlow::FLAG_OPENER, SocketFlow::FLAG_OPENER);
+}
