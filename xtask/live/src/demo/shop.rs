@@ -1,9 +1,10 @@
 //! The shop as it runs: the network, an agent on each node, and the zone files that both read.
 
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Result, anyhow};
-use bulkhead_tests::harness::Agent;
+use anyhow::{Context, Result};
+use bulkhead_tests::harness::{Agent, wait_until};
 
 use crate::attempt::{self, Decision, Outcome};
 use crate::interrupt::Interrupt;
@@ -61,13 +62,23 @@ impl Shop {
     }
 }
 
-/// Starts agents side by side, and waits until they enforce.
+/// Starts agents side by side, and waits until they enforce. They are put where a later run finds them
+/// before they are waited for.
 pub(crate) fn start(agents: &mut [Agent], network: &Network) -> Result<()> {
-    std::thread::scope(|scope| {
-        let starting: Vec<_> = agents
-            .iter_mut()
-            .map(|agent| scope.spawn(|| agent.restart().and_then(|()| network.adopt(agent))))
-            .collect();
-        starting.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
-    })
+    for agent in agents.iter_mut() {
+        agent.begin()?;
+        network.adopt(agent)?;
+    }
+    for agent in agents {
+        let enforces = || {
+            let status = agent.status();
+            status.is_ok_and(|status| status.enforcing && Some(status.pid) == agent.pid())
+        };
+        wait_until(PATIENCE, "the agent enforces", enforces)
+            .with_context(|| format!("an agent does not start; its log:\n{}", agent.log()))?;
+    }
+    Ok(())
 }
+
+/// For agents to start, on a machine that may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
