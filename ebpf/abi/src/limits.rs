@@ -33,5 +33,5 @@ pub const EVENTS: u32 = 1 << 20;
 pub const FAILSAFE: u32 = 256;
 /// How many levels of cgroup are searched for the nearest one that is in a zone.
 pub const CGROUP_DEPTH: u32 = 16;
-/// How many IPv6 extension headers are followed.
+/// A chain of as many IPv6 extension headers as this is not followed to its end, and denied.
 pub const EXTENSION_HEADERS: u32 = 8;

@@ -214,7 +214,9 @@ pub fn prepare<H: Hook>(hook: &H, state: &mut State) {
     let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
     let (key, source_is_low) = FlowKey::new(src, dst, packet.protocol, netns);
     state.key = key;
-    state.local_is_low = source_is_low == state.leaves();
+    // Whoever pings itself has two equal ends: the request then comes from the lower one, the reply not.
+    let answers_itself = packet.kind == Kind::EchoReply && src == dst;
+    state.local_is_low = (source_is_low && !answers_itself) == state.leaves();
 }
 
 /// Judges the flow with its two ends as they are now. `opener`: this end opened it.

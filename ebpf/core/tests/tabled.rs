@@ -415,6 +415,19 @@ fn echo_is_a_flow_by_its_identifier() {
 }
 
 #[test]
+fn who_pings_itself_hears_its_answer() {
+    let mut node = node();
+    answer(&mut node, (WEB, Identity::NODE), (Protocol::ICMP, 8 << 8), (RULE, OPEN));
+    let ends = ((LOOPBACK, 77), (LOOPBACK, 77));
+    let ask = Wire::new(Protocol::ICMP, ends.0, ends.1).icmp(8, 0);
+    let reply = Wire::new(Protocol::ICMP, ends.0, ends.1).icmp(0, 0);
+    assert_eq!(out(&node, &web(), &ask), Allow);
+    let _ = moved(&node);
+    assert_eq!(into(&node, &web(), &reply), Allow, "both ends of the key are the same");
+    assert_eq!(moved(&node), [(WEB, Identity::NODE, Allow, Reason::AllowRule, 0, 1)]);
+}
+
+#[test]
 fn the_kernels_own_echo_reply_is_judged_as_the_request_it_answers() {
     let mut node = node();
     let reply = Wire::new(Protocol::ICMP, (DB_ADDR, 77), (WEB_ADDR, 77)).icmp(0, 0);
