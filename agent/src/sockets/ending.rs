@@ -16,6 +16,8 @@ use bulkhead_core::{
 use bulkhead_sys::sock_diag::{Destroyed, Diag, Query, Socket, State, Target};
 use zerocopy::FromBytes as _;
 
+use bulkhead_policy::Image;
+
 use super::namespaces::Namespaces;
 use crate::datapath::{DatapathError, Reader};
 
@@ -65,14 +67,19 @@ impl Ending {
         }
     }
 
-    /// Ends every socket whose flow the live policy denies.
-    pub(super) fn end_denied(&mut self, reader: &Reader, namespaces: &mut Namespaces) {
-        if let Err(error) = self.try_end_denied(reader, namespaces) {
+    /// Ends every socket whose flow the live policy, `image`, denies.
+    pub(super) fn end_denied(&mut self, reader: &Reader, namespaces: &mut Namespaces, image: &Image) {
+        if let Err(error) = self.try_end_denied(reader, namespaces, image) {
             tracing::warn!(%error, "cannot look for idle connections that lost their right; their next packet is denied");
         }
     }
 
-    fn try_end_denied(&mut self, reader: &Reader, namespaces: &mut Namespaces) -> Result<(), DatapathError> {
+    fn try_end_denied(
+        &mut self,
+        reader: &Reader,
+        namespaces: &mut Namespaces,
+        image: &Image,
+    ) -> Result<(), DatapathError> {
         let mut denied = look(reader, namespaces)?;
         // A flow moves from the table to its socket while both are read, one after the other, and is then
         // seen in neither. It is in one of them at the second look, or it is in none.
@@ -81,9 +88,10 @@ impl Ending {
             denied = look(reader, namespaces)?;
             denied.retain(|denied| denied.known || first.contains(&denied.target.cookie));
         }
+        tell(&denied, image);
         let mut by_namespace: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
-        for Denied { netns, target, reason, .. } in denied {
-            by_namespace.entry(netns).or_default().push((target, reason));
+        for Denied { netns, target, decision, .. } in denied {
+            by_namespace.entry(netns).or_default().push((target, decision.reason));
         }
         for (netns, targets) in by_namespace {
             if let Some(ns) = namespaces.open(netns) {
@@ -112,9 +120,27 @@ impl Ending {
 struct Denied {
     netns: u64,
     target: Target,
-    reason: Reason,
+    decision: Decision,
     /// Somebody, the socket or the table, knew who opened its flow.
     known: bool,
+}
+
+/// Says whose flows end, and by which rule; of very many, only the first.
+fn tell(denied: &[Denied], image: &Image) {
+    const LINES: usize = 32;
+    for Denied { target, decision, .. } in denied.iter().take(LINES) {
+        tracing::info!(
+            from = image.label(decision.from),
+            to = image.label(decision.to),
+            protocol = target.protocol.0,
+            reason = decision.reason.as_str(),
+            rule = image.rules.get(&decision.rule).map(|rule| rule.label()),
+            "a live flow lost its right"
+        );
+    }
+    if let Some(more @ 1..) = denied.len().checked_sub(LINES) {
+        tracing::info!(more, "more live flows lost their right");
+    }
 }
 
 /// Looks at every connected socket for those whose flow the live policy denies.
@@ -145,8 +171,7 @@ fn look(reader: &Reader, namespaces: &mut Namespaces) -> Result<Vec<Denied>, Dat
             return Ok(Vec::new());
         }
         if let Some((decision, known)) = denial {
-            let (target, reason) = (Target::from(socket), decision.reason);
-            denied.push(Denied { netns: *netns, target, reason, known });
+            denied.push(Denied { netns: *netns, target: Target::from(socket), decision, known });
         }
     }
     Ok(denied)

@@ -131,9 +131,9 @@ impl Sweeper for SocketSweeper {
         }
     }
 
-    fn after_commit(&mut self, _image: &Arc<Image>) {
+    fn after_commit(&mut self, image: &Arc<Image>) {
         // Judged by what the kernel holds, which is what its packets are judged by.
-        self.ending.end_denied(&self.reader, &mut self.namespaces);
+        self.ending.end_denied(&self.reader, &mut self.namespaces, image);
     }
 
     fn locals(&mut self) -> Option<BTreeMap<Addr, u64>> {
