@@ -62,6 +62,11 @@ fn by_a_deny_rule_and_by_leaving_a_zone() {
     agent.apply(&format!("{both}{deny}")).unwrap();
     lost.iter().for_each(|connection| lab.see_end(connection));
     see_alive(&lab, &kept);
+    let told = |line: &serde_json::Value| {
+        let text = line.to_string();
+        ["lost its right", "client", "server", "deny-rule"].iter().all(|word| text.contains(word))
+    };
+    agent.wait_log("whose flow ended, and why", told).unwrap();
     // The client is in no zone any more, and the rule is not for the world.
     agent.apply(&both.replace("cgroups = [\"client\"]", "cgroups = [\"nobody\"]")).unwrap();
     kept.iter().for_each(|connection| lab.see_end(connection));
