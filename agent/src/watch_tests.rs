@@ -1,3 +1,5 @@
+//! A watched folder under the hands of editors: what wakes the daemon, and what does not.
+
 #![allow(clippy::unwrap_used)]
 
 use std::fs;

@@ -53,7 +53,8 @@ pub extern "C" fn leaf_cell(generation: u64, pair: u64, service: u64, answer: *m
 pub extern "C" fn leaf_receiver(netns: u64, addr: *const Addr, service: u64, receiver: *mut Workload) -> u32 {
     // SAFETY: null or, by the verifier's word, whole values.
     let (Some(addr), Some(receiver)) = (unsafe { (addr.as_ref(), receiver.as_mut()) }) else { return 0 };
-    *receiver = endpoint::lookup_receiver(&Kernel, netns, addr, service as u16, Protocol((service >> 16) as u8));
+    *receiver =
+        endpoint::lookup_receiver(&Kernel, netns, addr, service as u16, Protocol((service >> 16) as u8));
     0
 }
 

@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use bulkhead_abi::{
-    Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey,
-    LocalAddress, PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
+    Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
+    PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
     flow::{Doomed, Listener},
     limits,
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},

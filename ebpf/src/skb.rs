@@ -10,13 +10,11 @@ use aya_ebpf::{
 };
 use bulkhead_abi::{
     Addr, Event, EventKind, FlowKey, FlowState, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
-    flow::Doomed,
-    limits,
-    names::Loss,
+    flow::Doomed, limits, names::Loss,
 };
 use bulkhead_core::{
-    packet::Bytes,
     judge::Decision,
+    packet::Bytes,
     track::{Entry, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Whose},
 };
 
@@ -96,8 +94,7 @@ impl Bytes for Raw {
         }
         let count = count as u32;
         // SAFETY: writes `count` bytes, at most N, into the buffer.
-        let result =
-            unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), count) };
+        let result = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), count) };
         if result == 0 { count } else { 0 }
     }
 }
@@ -210,7 +207,9 @@ impl Hook for Skb {
         // SAFETY: a full socket's fields.
         match unsafe { ((*sk).type_, (*sk).protocol, (*sk).state) } {
             (STREAM, protocol, _) if protocol == u32::from(Protocol::TCP.0) => Ownership::Stream,
-            (DATAGRAM, protocol, ESTABLISHED) if protocol == u32::from(Protocol::UDP.0) => Ownership::Datagrams,
+            (DATAGRAM, protocol, ESTABLISHED) if protocol == u32::from(Protocol::UDP.0) => {
+                Ownership::Datagrams
+            }
             _ => Ownership::Nothing,
         }
     }
@@ -261,7 +260,6 @@ impl Hook for Skb {
     fn untable(&self, key: &FlowKey) {
         let _ = maps::FLOWS.remove(key);
     }
-
 }
 
 #[inline(always)]

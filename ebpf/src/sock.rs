@@ -10,10 +10,7 @@ use aya_ebpf::{
     },
     programs::SockContext,
 };
-use bulkhead_abi::{
-    Addr, EventKind, ListenerKey, Protocol, flow::Listener,
-    names::Loss,
-};
+use bulkhead_abi::{Addr, EventKind, ListenerKey, Protocol, flow::Listener, names::Loss};
 
 use crate::{maps, skb, storage, tables};
 
@@ -86,11 +83,11 @@ pub fn release(ctx: &SockContext) {
         return;
     }
     // SAFETY: copied at once.
-    let registered = unsafe { maps::LISTENERS.get(&key) }.copied();
+    let registered = unsafe { maps::LISTENERS.get(key) }.copied();
     if let Some(listener) = registered
         && listener.cookie == cookie(ctx)
     {
-        let _ = maps::LISTENERS.remove(&key);
+        let _ = maps::LISTENERS.remove(key);
     }
 }
 
@@ -119,4 +116,3 @@ fn cookie(ctx: &SockContext) -> u64 {
     // SAFETY: the context of this program.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
-

@@ -272,22 +272,55 @@ macro_rules! kernel_tables {
             $crate::tables::plain_lookups!();
 
             #[inline(always)]
-            fn resolve(&self, generation: u64, workload: &bulkhead_abi::Workload, addr: &bulkhead_abi::Addr) -> bulkhead_abi::Identity {
-                bulkhead_abi::Identity($crate::leaf::leaf_resolve(generation, workload.cgroup, workload.anchor, addr))
+            fn resolve(
+                &self,
+                generation: u64,
+                workload: &bulkhead_abi::Workload,
+                addr: &bulkhead_abi::Addr,
+            ) -> bulkhead_abi::Identity {
+                bulkhead_abi::Identity($crate::leaf::leaf_resolve(
+                    generation,
+                    workload.cgroup,
+                    workload.anchor,
+                    addr,
+                ))
             }
             #[inline(always)]
-            fn cell(&self, generation: u64, from: bulkhead_abi::Identity, to: bulkhead_abi::Identity, protocol: bulkhead_abi::Protocol, port: u16) -> Option<bulkhead_abi::Cell> {
+            fn cell(
+                &self,
+                generation: u64,
+                from: bulkhead_abi::Identity,
+                to: bulkhead_abi::Identity,
+                protocol: bulkhead_abi::Protocol,
+                port: u16,
+            ) -> Option<bulkhead_abi::Cell> {
                 let pair = u64::from(from.0) << 32 | u64::from(to.0);
                 let mut cell = bulkhead_abi::Cell::CLOSED;
-                match $crate::leaf::leaf_cell(generation, pair, u64::from(protocol.0) << 16 | u64::from(port), &mut cell) {
+                match $crate::leaf::leaf_cell(
+                    generation,
+                    pair,
+                    u64::from(protocol.0) << 16 | u64::from(port),
+                    &mut cell,
+                ) {
                     0 => None,
                     _ => Some(cell),
                 }
             }
             #[inline(always)]
-            fn receiver(&self, netns: u64, addr: &bulkhead_abi::Addr, port: u16, protocol: bulkhead_abi::Protocol) -> bulkhead_abi::Workload {
+            fn receiver(
+                &self,
+                netns: u64,
+                addr: &bulkhead_abi::Addr,
+                port: u16,
+                protocol: bulkhead_abi::Protocol,
+            ) -> bulkhead_abi::Workload {
                 let mut receiver = bulkhead_abi::Workload::UNKNOWN;
-                let _ = $crate::leaf::leaf_receiver(netns, addr, u64::from(protocol.0) << 16 | u64::from(port), &mut receiver);
+                let _ = $crate::leaf::leaf_receiver(
+                    netns,
+                    addr,
+                    u64::from(protocol.0) << 16 | u64::from(port),
+                    &mut receiver,
+                );
                 receiver
             }
         }

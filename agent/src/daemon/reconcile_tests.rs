@@ -1,3 +1,5 @@
+//! The reconciler over a stand-in of the kernel half: what it writes, what it keeps when something fails.
+
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;

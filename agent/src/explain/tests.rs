@@ -1,3 +1,5 @@
+//! Explanations of a small policy: who an end is taken for, and which rule is named.
+
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

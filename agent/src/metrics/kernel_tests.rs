@@ -1,3 +1,5 @@
+//! The metrics text of a kernel half of the test's own, and that its labels stay few.
+
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
