@@ -5,6 +5,7 @@
 //! * [`Peer`]: a process *in* a cgroup and a namespace that opens sockets on request. A socket takes
 //!   the cgroup of the process that makes it, so a thread of the test would not do.
 //! * [`Agent`]: a real agent over a cgroup subtree, with its policy, its log and its [`Counters`].
+//! * [`threat`]: attacks in three runs, so that "it does not arrive" proves something.
 //! * [`wait_until`], [`require_root!`](crate::require_root),
 //!   [`require_agent!`](crate::require_agent).
 //!
@@ -21,6 +22,7 @@ mod names;
 mod ns;
 mod peer;
 pub mod protocol;
+pub mod threat;
 mod topology;
 mod wait;
 

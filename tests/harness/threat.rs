@@ -1,0 +1,261 @@
+//! Three runs for each attack: a packet that never arrives proves nothing by itself.
+//!
+//! 1. Agent off: the attempt arrives, so it is a real one.
+//! 2. Agent on: its legitimate twin arrives, so the way is open and the policy as it should be.
+//! 3. Agent on: the attempt does not arrive, the counters that are named move by as many flows as named,
+//!    and no other does.
+//!
+//! ```no_run
+//! # use bulkhead_tests::harness::threat::{Case, Lab, Threat, WEB_AND_DB, heard};
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::new()?;
+//! let policy = format!("{WEB_AND_DB}[[allow]]\nfrom = \"web\"\nto = \"db\"\nports = [\"udp/7000-7099\"]\n");
+//! Threat::new(&policy)
+//!     .case(
+//!         Case::new("a datagram to a port that no rule names")
+//!             .attempt(|run| run.datagram(&run.lab.web, run.port(9000)))
+//!             .twin(|run| run.datagram(&run.lab.web, run.port(7000)))
+//!             .counts("web", "db", "deny", "default", 1),
+//!     )
+//!     .run(&lab)
+//! # }
+//! ```
+//!
+//! Whoever writes an attempt observes at the receiver: an error at the sender is no proof of silence.
+
+mod lab;
+
+use std::cell::Cell;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::wait::wait_until;
+use super::{Agent, CallError, Called, Counters, Kind, Pair, Peer, Serve, Setup};
+
+pub use lab::{DB, DB6, HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, WEB, WEB_AND_DB, WEB6};
+
+/// How long something that must arrive may take, and how long counters may.
+const SOON: Duration = Duration::from_secs(10);
+
+/// How long nothing must have arrived before it counts as denied.
+const SILENT: Duration = Duration::from_millis(400);
+
+/// Ports that one base has: as many tries as a [`Threat`] may have.
+pub const TRIES: u16 = 100;
+
+/// Attacks under one policy, each in three runs.
+pub struct Threat<'a> {
+    policy: String,
+    cases: Vec<Case<'a>>,
+    setup: Box<dyn Fn(Setup) -> Setup + 'a>,
+    soon: Duration,
+}
+
+/// One attack, its legitimate twin, and what the attack moves.
+pub struct Case<'a> {
+    name: String,
+    attempt: Option<Act<'a>>,
+    twin: Option<Act<'a>>,
+    moves: Vec<(Pair, u64)>,
+}
+
+/// Tries something, and answers whether it arrived, as its receiver saw it.
+pub type Act<'a> = Box<dyn Fn(&Try<'_>) -> Result<bool> + 'a>;
+
+/// One try of an attempt or of a twin.
+pub struct Try<'a> {
+    /// The machines.
+    pub lab: &'a Lab,
+    /// The agent, when it runs.
+    pub agent: Option<&'a Agent>,
+    /// How long to wait for an arrival: long where it must come, short where it must not.
+    pub patience: Duration,
+    /// Number of the try, different for each of a threat.
+    pub number: u16,
+}
+
+impl<'a> Threat<'a> {
+    /// Attacks under this zone file, on a node that enforces.
+    #[must_use]
+    pub fn new(policy: &str) -> Threat<'a> {
+        Threat { policy: policy.to_owned(), cases: Vec::new(), setup: Box::new(|setup| setup), soon: SOON }
+    }
+
+    /// More to say to the agent before it starts.
+    #[must_use]
+    pub fn setup(self, setup: impl Fn(Setup) -> Setup + 'a) -> Threat<'a> {
+        Threat { setup: Box::new(setup), ..self }
+    }
+
+    /// Waits this long, instead of 10 s, for what must come.
+    #[must_use]
+    pub fn within(self, soon: Duration) -> Threat<'a> {
+        Threat { soon, ..self }
+    }
+
+    /// One more attack.
+    #[must_use]
+    pub fn case(mut self, case: Case<'a>) -> Threat<'a> {
+        self.cases.push(case);
+        self
+    }
+
+    /// Runs all of them. The error names each case that failed, and which of its three runs.
+    pub fn run(self, lab: &Lab) -> Result<()> {
+        let numbers = Cell::new(0);
+        let try_ = |agent, patience| {
+            numbers.set(numbers.get() + 1);
+            Try { lab, agent, patience, number: numbers.get() - 1 }
+        };
+        let mut failures = Failures::default();
+        for case in &self.cases {
+            failures.note(case, "agent off: the attempt must arrive", || {
+                case.see_attempt(&try_(None, self.soon))
+            });
+        }
+        let setup = Agent::prepare(&lab.root, &self.policy).in_ns(lab.node()?);
+        let agent = (self.setup)(setup).start().context("the agent did not start")?;
+        for case in &self.cases {
+            failures.note(case, "agent on: the twin must arrive", || {
+                case.see_twin(&try_(Some(&agent), self.soon))
+            });
+            failures.note(case, "agent on: the attempt must not arrive", || {
+                case.see_refusal(&try_(Some(&agent), SILENT), &agent, self.soon)
+            });
+        }
+        let tries = numbers.get();
+        if tries > TRIES {
+            bail!("{tries} tries: their ports run into one another, make two threats of this one");
+        }
+        failures.into_result()
+    }
+}
+
+impl<'a> Case<'a> {
+    /// A case; the name says what is tried.
+    #[must_use]
+    pub fn new(name: &str) -> Case<'a> {
+        Case { name: name.to_owned(), attempt: None, twin: None, moves: Vec::new() }
+    }
+
+    /// What is tried. It is done twice: with the agent off and on.
+    #[must_use]
+    pub fn attempt(self, act: impl Fn(&Try<'_>) -> Result<bool> + 'a) -> Case<'a> {
+        Case { attempt: Some(Box::new(act)), ..self }
+    }
+
+    /// What an honest program does that wants the same.
+    #[must_use]
+    pub fn twin(self, act: impl Fn(&Try<'_>) -> Result<bool> + 'a) -> Case<'a> {
+        Case { twin: Some(Box::new(act)), ..self }
+    }
+
+    /// The refused attempt moves this counter by so many flows: from zone, to zone, verdict, reason. May
+    /// be said of several; with 0 flows the counter may move in packets alone.
+    #[must_use]
+    pub fn counts(mut self, from: &str, to: &str, verdict: &str, reason: &str, flows: u64) -> Case<'a> {
+        self.moves.push((Pair::new(from, to, verdict, reason), flows));
+        self
+    }
+
+    fn see_attempt(&self, run: &Try<'_>) -> Result<Option<String>> {
+        let arrived = self.attempt.as_ref().context("the case has no attempt")?(run)?;
+        Ok((!arrived).then(|| "it did not".to_owned()))
+    }
+
+    fn see_twin(&self, run: &Try<'_>) -> Result<Option<String>> {
+        let arrived = self.twin.as_ref().context("the case has no twin")?(run)?;
+        let counted = || run.agent.and_then(|agent| agent.counters().ok()).unwrap_or_default();
+        Ok((!arrived).then(|| format!("it did not; counted so far: {:?}", counted())))
+    }
+
+    fn see_refusal(&self, run: &Try<'_>, agent: &Agent, soon: Duration) -> Result<Option<String>> {
+        let before = agent.counters()?;
+        let arrived = self.attempt.as_ref().context("the case has no attempt")?(run)?;
+        let mut moved = Counters::default();
+        let counted = wait_until(soon, "the counters moved", || {
+            moved = agent.counters().map(|now| now.since(&before)).unwrap_or_default();
+            self.is_expected(&moved)
+        });
+        Ok(match (arrived, counted) {
+            (false, Ok(())) => None,
+            (true, Ok(())) => Some(format!("it arrived, though counted as expected: {moved:?}")),
+            (arrived, Err(_)) => {
+                let wanted: Vec<String> =
+                    self.moves.iter().map(|(pair, flows)| format!("{pair}: {flows} flows")).collect();
+                let arrived = if arrived { "it arrived" } else { "it did not arrive" };
+                Some(format!("{arrived}; expected [{}], moved [{moved:?}]", wanted.join("; ")))
+            }
+        })
+    }
+
+    /// Whether exactly the named counters moved by exactly so many flows. An allowed flow of before may
+    /// have packets on the way still; a denial that nobody named may not move at all.
+    fn is_expected(&self, moved: &Counters) -> bool {
+        let named = |pair: &Pair| self.moves.iter().find(|(named, _)| named == pair);
+        self.moves.iter().all(|(pair, flows)| moved.get(pair).flows == *flows)
+            && moved.iter().all(|(pair, counter)| {
+                named(pair).is_some() || (counter.flows == 0 && pair.verdict == "allow")
+            })
+    }
+}
+
+impl Try<'_> {
+    /// A port of this try alone, from a range that begins at `base` and has [`TRIES`] ports: what one try
+    /// left behind is in no other's way.
+    #[must_use]
+    pub fn port(&self, base: u16) -> u16 {
+        base + self.number
+    }
+
+    /// Sends one datagram from `peer` to `db`, by an ordinary socket; whether the program there got it.
+    pub fn datagram(&self, from: &Peer, port: u16) -> Result<bool> {
+        let to = SocketAddr::new(DB.parse()?, port);
+        let server = self.lab.db.listen(Kind::Udp, to, Serve::Hold)?;
+        let client = from.open(Kind::Udp, None, false)?;
+        let _refused = from.send(&client, b"twin", Some(to));
+        let arrived = heard(self.lab.db.recv(&server, self.patience));
+        from.close(&client)?;
+        self.lab.db.close(&server)?;
+        arrived
+    }
+}
+
+/// Whether a receiver's call got something: `false` for silence and for what the kernel refused; an error
+/// where the peer or the test is broken.
+pub fn heard<T>(called: Called<T>) -> Result<bool> {
+    match called {
+        Ok(_) => Ok(true),
+        Err(CallError::Timeout { .. } | CallError::Os { .. } | CallError::Closed { .. }) => Ok(false),
+        Err(error @ (CallError::Wrong(_) | CallError::Gone)) => Err(error.into()),
+    }
+}
+
+/// What went wrong so far.
+#[derive(Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
+    fn note(&mut self, case: &Case<'_>, run: &str, work: impl FnOnce() -> Result<Option<String>>) {
+        let name = &case.name;
+        match work() {
+            Ok(None) => {}
+            Ok(Some(why)) => self.0.push(format!("{name}: {run}: {why}")),
+            Err(error) => self.0.push(format!("{name}: {run}: it could not be tried: {error:#}")),
+        }
+    }
+
+    fn into_result(self) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut text = String::new();
+        for failure in &self.0 {
+            write!(text, "\n  {failure}")?;
+        }
+        bail!("{} of the runs failed:{text}", self.0.len())
+    }
+}
