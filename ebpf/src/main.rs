@@ -17,13 +17,27 @@ mod tables;
 
 use aya_ebpf::{
     Global,
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr},
-    programs::{SkBuffContext, SockAddrContext, SockContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier},
+    programs::{SkBuffContext, SockAddrContext, SockContext, TcContext},
 };
 use bulkhead_abi::{Direction, Verdict};
 use bulkhead_core::track;
 
 use crate::skb::Skb;
+
+/// The guard's part of the packet mark: the bits it may use, without a gap, at least eight. Set by the
+/// loader.
+#[unsafe(no_mangle)]
+static GUARD_MARK: Global<u32> = Global::new(0xffff_0000);
+
+/// Depth of the cgroup below which everything is ours; 0 is the root, and then everything is. Set by the
+/// loader.
+#[unsafe(no_mangle)]
+static CGROUP_LEVEL: Global<u32> = Global::new(0);
+
+/// Id of that cgroup; not looked at where the level is 0. Set by the loader.
+#[unsafe(no_mangle)]
+static CGROUP_ID: Global<u64> = Global::new(0);
 
 /// Whether `bpf_get_netns_cookie` may be called from `cgroup_skb` (Linux 6.15): set by the loader.
 #[unsafe(no_mangle)]
@@ -72,6 +86,20 @@ pub fn sock_release(ctx: SockContext) -> i32 {
     sock::release(&ctx);
     GO_ON
 }
+
+#[classifier]
+pub fn guard_ingress(_ctx: TcContext) -> i32 {
+    NEXT
+}
+
+#[classifier]
+pub fn guard_egress(_ctx: TcContext) -> i32 {
+    NEXT
+}
+
+/// What the guard returns to leave a packet to the next program on the interface, or to the kernel
+/// (`TCX_NEXT`, which is `TC_ACT_UNSPEC` where the filter hangs in a clsact qdisc).
+const NEXT: i32 = -1;
 
 /// What every cgroup hook returns to let the kernel go on; 0 refuses (a packet is dropped, a call gets
 /// EPERM).

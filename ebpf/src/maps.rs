@@ -9,9 +9,11 @@ use aya_ebpf::{
 use bulkhead_abi::{
     Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
     PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
-    flow::{Doomed, Listener},
+    flow::{Doomed, FirstFragment, FragmentKey, Listener},
     limits,
-    tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+    tables::{
+        FailsafeKey, Home, IdentityValue, Interface, PairValue, PrefixValue, UnionValue, WorkloadValue,
+    },
 };
 
 /// Memory is taken as entries come: policies are mostly much smaller than the limits.
@@ -39,6 +41,13 @@ pub static FAILSAFE: HashMap<FailsafeKey, u64, { limits::FAILSAFE as usize }> = 
 // Preallocated, and never evicting: a flood fills it, and pushes nobody out.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, FlowState, { limits::FLOWS as usize }> = HashMap::new();
+// The same holds for what the guard lets through.
+#[btf_map]
+pub static TRANSIT: HashMap<FlowKey, FlowState, { limits::TRANSIT as usize }> = HashMap::new();
+#[btf_map]
+pub static FRAGMENTS: HashMap<FragmentKey, FirstFragment, { limits::FRAGMENTS as usize }> = HashMap::new();
+#[btf_map]
+pub static INTERFACES: HashMap<u32, Interface, { limits::INTERFACES as usize }, ON_DEMAND> = HashMap::new();
 /// What a new flow begins as.
 #[btf_map]
 pub static BLANK_FLOW: Array<FlowState, 1> = Array::new();

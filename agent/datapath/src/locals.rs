@@ -62,7 +62,10 @@ fn homes_of(locals: &BTreeMap<Addr, u64>) -> BTreeMap<u64, Home> {
         [addr] => *addr,
         _ => Addr::ANY,
     };
-    found.into_iter().map(|(netns, (v4, v6))| (netns, Home { v4: only(v4), v6: only(v6) })).collect()
+    found
+        .into_iter()
+        .map(|(netns, (v4, v6))| (netns, Home { v4: only(v4), v6: only(v6), flags: 0 }))
+        .collect()
 }
 
 #[cfg(test)]
@@ -83,7 +86,7 @@ mod tests {
             (Addr::v4([10, 0, 0, 2]), 8),
         ];
         let homes = homes_of(&locals.into_iter().collect());
-        assert_eq!(homes.get(&7), Some(&Home { v4: one, v6: Addr::ANY }));
-        assert_eq!(homes.get(&8), Some(&Home { v4: Addr::v4([10, 0, 0, 2]), v6: Addr::ANY }));
+        assert_eq!(homes.get(&7), Some(&Home { v4: one, v6: Addr::ANY, flags: 0 }));
+        assert_eq!(homes.get(&8), Some(&Home { v4: Addr::v4([10, 0, 0, 2]), v6: Addr::ANY, flags: 0 }));
     }
 }

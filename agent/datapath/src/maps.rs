@@ -5,9 +5,11 @@ use std::{os::fd::OwnedFd, path::Path};
 use bulkhead_abi::{
     Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
     RuleKey, SlotOwner, SocketFlow, SocketOwner,
-    flow::{Doomed, Listener},
+    flow::{Doomed, FirstFragment, FragmentKey, Listener},
     names,
-    tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+    tables::{
+        FailsafeKey, Home, IdentityValue, Interface, PairValue, PrefixValue, UnionValue, WorkloadValue,
+    },
 };
 use bulkhead_sys::map::MappedU64s;
 
@@ -37,6 +39,12 @@ pub struct Maps {
     pub failsafe: Table<FailsafeKey, u64>,
     /// Flows that no socket owns.
     pub flows: Table<FlowKey, FlowState>,
+    /// Flows that the guard judges.
+    pub transit: Table<FlowKey, FlowState>,
+    /// Packets whose fragments are under way.
+    pub fragments: Table<FragmentKey, FirstFragment>,
+    /// Interfaces that the guard sits on.
+    pub interfaces: Table<u32, Interface>,
     /// Flows that sockets own; read through sock_diag.
     pub socket_flows: Table<u32, SocketFlow>,
     /// Who made a socket; read through sock_diag.
@@ -81,6 +89,9 @@ impl Maps {
             rules: Table::open(maps, names::RULES)?,
             failsafe: Table::open(maps, names::FAILSAFE)?,
             flows: Table::open(maps, names::FLOWS)?,
+            transit: Table::open(maps, names::TRANSIT)?,
+            fragments: Table::open(maps, names::FRAGMENTS)?,
+            interfaces: Table::open(maps, names::INTERFACES)?,
             socket_flows: Table::open(maps, names::SOCKET_FLOWS)?,
             socket_owners: Table::open(maps, names::SOCKET_OWNERS)?,
             listeners: Table::open(maps, names::LISTENERS)?,
@@ -111,8 +122,8 @@ impl Maps {
             };
         }
         Ok(usage![
-            prefixes, workloads, unions, identities, pairs, rules, failsafe, flows, listeners, locals, homes,
-            slots, doomed
+            prefixes, workloads, unions, identities, pairs, rules, failsafe, flows, transit, fragments,
+            interfaces, listeners, locals, homes, slots, doomed
         ])
     }
 }

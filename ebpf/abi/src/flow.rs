@@ -18,8 +18,24 @@ pub struct Workload {
 impl Workload {
     /// Nobody known: the address alone tells.
     pub const UNKNOWN: Self = Self { cgroup: 0, anchor: 0 };
+    /// Set in `cgroup` where the low half is not a cgroup but an [`Identity`], which the guard carried
+    /// from the sender's interface: it holds whatever the address on the packet says. Cgroup ids are
+    /// inode numbers of kernfs, which do not reach so far.
+    pub const CARRIED: u64 = 1 << 63;
 
-    /// Whether a cgroup is known at all.
+    /// Somebody of whom only the identity is known.
+    #[inline(always)]
+    pub const fn carried(identity: Identity) -> Self {
+        Self { cgroup: Self::CARRIED | identity.0 as u64, anchor: 0 }
+    }
+
+    /// The identity that was carried here.
+    #[inline(always)]
+    pub const fn identity(&self) -> Option<Identity> {
+        if self.cgroup & Self::CARRIED != 0 { Some(Identity(self.cgroup as u32)) } else { None }
+    }
+
+    /// Whether a cgroup, or at least an identity, is known at all.
     #[inline(always)]
     pub const fn is_known(&self) -> bool {
         self.cgroup != 0
@@ -210,6 +226,8 @@ impl SocketFlow {
     pub const FLAG_LOCAL: u8 = 4;
     /// It lived before enforcement began.
     pub const FLAG_ADOPTED: u8 = 8;
+    /// It goes to a virtual address: the guard judges it.
+    pub const FLAG_DEFERRED: u8 = 16;
 }
 
 /// Who made a socket, and what it was bound to. A socket keeps the cgroup that it was created in, also
@@ -295,7 +313,44 @@ pub struct Doomed {
     pub _reserved: [u8; 2],
 }
 
+/// Key of the fragments of one packet (RFC 791, 3.2; RFC 8200, 4.5).
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Identification.
+    pub id: u32,
+    /// IP protocol number of the first fragment's transport; 0 for IPv6, where only the first tells.
+    pub protocol: u8,
+    /// Zero.
+    pub _reserved: [u8; 3],
+}
+
+/// A packet whose first fragment was allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FirstFragment {
+    /// The key once more.
+    pub key: FragmentKey,
+    /// Generation whose verdict let it pass.
+    pub generation: u64,
+    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    pub seen: u64,
+    /// Where the first fragment's data ends, in bytes from the start of the fragmented part: what begins
+    /// before overlaps the headers that were judged.
+    pub end: u32,
+    /// Counter slot.
+    pub slot: u32,
+}
+
 const _: () = {
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<FirstFragment>() == 64);
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<FlowState>() == 104);
     assert!(size_of::<SocketFlow>() == 72);

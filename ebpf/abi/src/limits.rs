@@ -15,6 +15,12 @@ pub const PAIRS: u32 = 1_048_576;
 pub const RULES: u32 = 1_048_576;
 /// Flows that no socket owns, and hand-overs in progress.
 pub const FLOWS: u32 = 65_536;
+/// Flows that the guard judges: forwarded ones, and those to virtual addresses.
+pub const TRANSIT: u32 = 65_536;
+/// Packets whose fragments are under way.
+pub const FRAGMENTS: u32 = 8_192;
+/// Interfaces that the guard sits on.
+pub const INTERFACES: u32 = 16_384;
 /// Denied flows that are remembered, so that a retransmission is not counted as a new flow.
 pub const DENIED: u32 = 16_384;
 /// Listening sockets.

@@ -10,7 +10,7 @@ macro_rules! names {
 
 /// Version of the maps' layout: raised whenever a key, a value, a capacity or a map changes, so that
 /// programs never meet tables of another shape.
-pub const LAYOUT: &str = "1";
+pub const LAYOUT: &str = "2";
 
 names! {
     /// [`Control`](crate::Control), one entry, memory-mapped.
@@ -33,6 +33,12 @@ names! {
     FLOWS = "FLOWS";
     /// One flow of zeroes.
     BLANK_FLOW = "BLANK_FLOW";
+    /// [`FlowKey`](crate::FlowKey) → [`FlowState`](crate::FlowState) of what the guard judges.
+    TRANSIT = "TRANSIT";
+    /// [`FragmentKey`](crate::flow::FragmentKey) → [`FirstFragment`](crate::flow::FirstFragment).
+    FRAGMENTS = "FRAGMENTS";
+    /// Interface index → [`Interface`](crate::tables::Interface).
+    INTERFACES = "INTERFACES";
     /// Flows that were denied lately.
     DENIED = "DENIED";
     /// Socket → [`SocketFlow`](crate::SocketFlow).
@@ -88,7 +94,10 @@ impl Loss {
     }
 }
 
-/// Programs, by the kernel's name of their hook.
+/// The guard's programs, on interfaces (`sched_cls`): what comes in by one, and what leaves by it.
+pub const GUARD_PROGRAMS: [&str; 2] = ["guard_ingress", "guard_egress"];
+
+/// Programs at the cgroup root, by the kernel's name of their hook.
 pub const PROGRAMS: [&str; 8] = [
     "connect4",
     "connect6",

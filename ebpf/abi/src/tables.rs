@@ -36,6 +36,9 @@ impl Identity {
     pub const WORLD: Self = Self(0);
     /// In no zone, and this host itself.
     pub const NODE: Self = Self(1);
+    /// A declared virtual address: who really receives is known only after translation, so the socket
+    /// layers leave the verdict to the guard. In no zone.
+    pub const VIRTUAL: Self = Self(2);
     /// Cannot be told: the tables miss the union of what cgroup and address say. Closed.
     pub const UNKNOWN: Self = Self(u32::MAX);
     /// The first number for a set of zones.
@@ -297,6 +300,31 @@ pub struct Home {
     pub v4: Addr,
     /// The one global IPv6 address, or `::` if there is none or more than one.
     pub v6: Addr,
+    /// See the `FLAG_` constants.
+    pub flags: u64,
+}
+
+impl Home {
+    /// Every way out of the namespace passes the guard, so a verdict may be left to it.
+    pub const FLAG_GUARDED: u64 = 1;
+}
+
+/// An interface that the guard sits on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Interface {
+    /// Cookie of the network namespace at the far end of a veth; 0 where there is none, or it is not
+    /// known (yet).
+    pub netns: u64,
+    /// See the `FLAG_` constants.
+    pub flags: u64,
+}
+
+impl Interface {
+    /// Other machines are behind it: their own nodes judge for them.
+    pub const FLAG_WIRE: u64 = 1;
+    /// Its packets begin with an Ethernet header.
+    pub const FLAG_ETHERNET: u64 = 2;
 }
 
 /// What can be changed while programs run, apart from the policy.
@@ -317,6 +345,8 @@ impl Control {
     /// Enforcement has not begun: flows are tracked so that they can be adopted, nothing is denied or
     /// counted as denied.
     pub const FLAG_ADOPTING: u64 = 2;
+    /// The policy has virtual addresses. Set before the first one is live, cleared after the last.
+    pub const FLAG_VIRTUAL: u64 = 4;
 }
 
 /// Key of a failsafe port.
@@ -347,4 +377,6 @@ const _: () = {
     assert!(size_of::<LocalAddress>() == 24);
     assert!(size_of::<Control>() == 24);
     assert!(size_of::<FailsafeKey>() == 4);
+    assert!(size_of::<Home>() == 40);
+    assert!(size_of::<Interface>() == 16);
 };

@@ -104,6 +104,8 @@ reasons! {
     WithinZone = 3, "within-zone";
     /// A failsafe port of the node itself.
     Failsafe = 4, "failsafe";
+    /// The receiver is a virtual address: the guard judges who really receives.
+    Virtual = 5, "virtual";
     /// A `[[deny]]` rule.
     DenyRule = 16, "deny-rule";
     /// A zone isolates the direction, and no rule allowed it.
@@ -124,6 +126,10 @@ reasons! {
     IpOptions = 24, "ip-options";
     /// An ICMP error about a flow that does not exist.
     IcmpError = 25, "icmp-error";
+    /// A source address that is not the sender's.
+    Spoofed = 26, "spoofed";
+    /// A frame of a packet socket (`AF_PACKET`), which no socket layer has judged.
+    PacketSocket = 27, "packet-socket";
     /// The tables disagree with themselves: a defect, so it denies and must be reported.
     Inconsistent = 31, "inconsistent";
 }

@@ -19,7 +19,7 @@ const TCP: Protocol = Protocol::TCP;
 /// Web's namespace sends from web's address; db is elsewhere.
 fn world() -> Node {
     let mut node = node();
-    node.homes.insert(NETNS, Home { v4: WEB_ADDR, v6: v6([1, 1]) });
+    node.homes.insert(NETNS, Home { v4: WEB_ADDR, v6: v6([1, 1]), flags: 0 });
     node
 }
 
@@ -107,9 +107,9 @@ fn whatever_is_not_known_yet_passes_without_a_word() {
     let nowhere = Sock { owner: Some(SocketOwner { netns: 99, ..web().owner.unwrap_or_default() }), ..web() };
     unknown(&node, &nowhere, WEB_CGROUP, &deny);
     let mut node = world();
-    node.homes.insert(NETNS, Home { v4: WEB_ADDR, v6: Addr::ANY });
+    node.homes.insert(NETNS, Home { v4: WEB_ADDR, v6: Addr::ANY, flags: 0 });
     unknown(&node, &web(), WEB_CGROUP, &dial(v6([2, 1])));
-    node.homes.insert(NETNS, Home { v4: Addr::ANY, v6: v6([1, 1]) });
+    node.homes.insert(NETNS, Home { v4: Addr::ANY, v6: v6([1, 1]), flags: 0 });
     unknown(&node, &web(), WEB_CGROUP, &deny);
     assert_eq!(node.connect(&web(), WEB_CGROUP, &dial(v6([2, 1]))), Verdict::Deny);
 }
@@ -153,7 +153,7 @@ fn the_source_is_the_bound_address_or_the_targets_own() {
 fn a_socket_keeps_the_cgroup_that_it_was_made_in() {
     let mut node = world();
     allow(&mut node, (DB, DB), (TCP, 80));
-    node.homes.insert(NETNS, Home { v4: WORLD_ADDR, v6: Addr::ANY });
+    node.homes.insert(NETNS, Home { v4: WORLD_ADDR, v6: Addr::ANY, flags: 0 });
     // Made by db, passed on to web.
     let passed_on = Sock::plain(DB_CGROUP, NETNS);
     assert_eq!(node.connect(&passed_on, WEB_CGROUP, &dial(DB_ADDR)), Verdict::Allow);
@@ -167,7 +167,7 @@ fn failsafe_ports_are_for_the_nodes_own_namespace() {
     let mut node = world();
     let key = FailsafeKey { side: Side::Egress as u8, protocol: TCP.0, port: 80 };
     node.failsafe.borrow_mut().insert(key, 0);
-    node.homes.insert(HOST, Home { v4: WEB_ADDR, v6: Addr::ANY });
+    node.homes.insert(HOST, Home { v4: WEB_ADDR, v6: Addr::ANY, flags: 0 });
     assert_eq!(node.connect(&Sock::plain(WEB_CGROUP, HOST), WEB_CGROUP, &dial(DB_ADDR)), Verdict::Allow);
     assert_eq!(node.connect(&web(), WEB_CGROUP, &dial(DB_ADDR)), Verdict::Deny);
 }
