@@ -192,7 +192,7 @@ mod tests {
 
     async fn until(follower: &mut CgroupFollower, expected: &[&str]) {
         while paths(follower) != expected {
-            tokio::time::timeout(Duration::from_secs(3), follower.changed()).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(20), follower.changed()).await.unwrap();
         }
     }
 

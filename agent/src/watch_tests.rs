@@ -10,9 +10,9 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// Longer than any wake-up takes, rearming included.
-const SOON: Duration = Duration::from_secs(3);
-/// Shorter than [`PATIENCE`], longer than a complete save takes.
+/// Longer than any wake-up takes, rearming included, however busy the machine is.
+const SOON: Duration = Duration::from_secs(20);
+/// How long is waited for a wake-up that must not come; shorter than [`PATIENCE`].
 const SHORT: Duration = Duration::from_millis(200);
 
 struct Scene {
@@ -43,11 +43,16 @@ fn run(test: impl Future<Output = ()>) {
 fn a_saved_file_wakes_at_once() {
     run(async {
         let mut scene = scene();
-        let start = Instant::now();
-        fs::write(scene.folder.join("web.toml"), "x").unwrap();
-        assert!(scene.wakes(SHORT).await);
-        assert!(start.elapsed() < SHORT);
-        assert!(!scene.wakes(SHORT).await, "one save wakes once");
+        let mut best = Duration::MAX;
+        for _ in 0..10 {
+            let start = Instant::now();
+            fs::write(scene.folder.join("web.toml"), "x").unwrap();
+            assert!(scene.wakes(SOON).await);
+            best = best.min(start.elapsed());
+            assert!(!scene.wakes(SHORT).await, "one save wakes once");
+        }
+        // A busy machine may be slow once or twice; who waits for PATIENCE is so every time.
+        assert!(best < PATIENCE / 2, "{best:?}");
     });
 }
 
@@ -59,9 +64,9 @@ fn a_rename_into_place_wakes() {
         fs::write(&temporary, "x").unwrap();
         assert!(!scene.wakes(SHORT).await, "an editor's temporary file is nobody's business");
         fs::rename(&temporary, scene.folder.join("web.toml")).unwrap();
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
         fs::remove_file(scene.folder.join("web.toml")).unwrap();
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
     });
 }
 
@@ -72,7 +77,7 @@ fn a_file_in_the_making_is_waited_for() {
         let open = fs::File::create(scene.folder.join("web.toml")).unwrap();
         assert!(!scene.wakes(SHORT).await);
         drop(open);
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
         let _open = fs::File::create(scene.folder.join("db.toml")).unwrap();
         assert!(scene.wakes(SOON).await, "but not for ever");
     });
@@ -88,11 +93,11 @@ fn a_swap_of_the_data_link_wakes() {
         }
         symlink("..1", scene.folder.join("..data")).unwrap();
         symlink("..data/web.toml", scene.folder.join("web.toml")).unwrap();
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
         symlink("..2", scene.folder.join("..data_tmp")).unwrap();
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
         fs::rename(scene.folder.join("..data_tmp"), scene.folder.join("..data")).unwrap();
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
     });
 }
 
@@ -105,13 +110,13 @@ fn a_folder_that_vanishes_and_comes_back_is_followed() {
         fs::create_dir(&scene.folder).unwrap();
         assert!(scene.wakes(SOON).await);
         fs::write(scene.folder.join("web.toml"), "x").unwrap();
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
         fs::rename(&scene.folder, scene.dir.path().join("away")).unwrap();
         assert!(scene.wakes(SOON).await);
         fs::rename(scene.dir.path().join("away"), &scene.folder).unwrap();
         assert!(scene.wakes(SOON).await);
         fs::write(scene.folder.join("web.toml"), "y").unwrap();
-        assert!(scene.wakes(SHORT).await);
+        assert!(scene.wakes(SOON).await);
     });
 }
 
@@ -124,7 +129,7 @@ fn parents_that_come_later_are_followed() {
         fs::create_dir_all(&folder).unwrap();
         assert!(timeout(SOON, watch.changed()).await.is_ok());
         fs::write(folder.join("web.toml"), "x").unwrap();
-        assert!(timeout(SHORT, watch.changed()).await.is_ok());
+        assert!(timeout(SOON, watch.changed()).await.is_ok());
     });
 }
 
@@ -142,7 +147,7 @@ fn a_folder_behind_a_swapped_link_is_followed() {
         fs::rename(dir.path().join("new"), &link).unwrap();
         assert!(timeout(SOON, watch.changed()).await.is_ok());
         fs::write(dir.path().join("b/web.toml"), "x").unwrap();
-        assert!(timeout(SHORT, watch.changed()).await.is_ok());
+        assert!(timeout(SOON, watch.changed()).await.is_ok());
     });
 }
 

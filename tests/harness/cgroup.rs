@@ -92,7 +92,7 @@ pub(super) fn remove(path: &Path) {
         let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
         events.lines().any(|line| line == "populated 0")
     };
-    let _ = wait_until(Duration::from_secs(2), "the cgroup is empty", emptied);
+    let _ = wait_until(Duration::from_secs(20), "the cgroup is empty", emptied);
     remove_folders(path);
 }
 

@@ -54,7 +54,7 @@ impl Dial {
         Dial { fast_open: Some(data.to_vec()), ..self }
     }
 
-    /// Gives up after this long, instead of 3 s.
+    /// Gives up after this long, instead of 20 s.
     #[must_use]
     pub fn within(self, timeout: Duration) -> Dial {
         Dial { timeout, ..self }

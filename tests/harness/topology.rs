@@ -3,10 +3,13 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::ns::{Ns, batch};
+use super::wait::wait_until;
 
 /// A host: its name, and its addresses with prefix lengths.
 pub type Host<'a> = (&'a str, &'a [&'a str]);
@@ -28,7 +31,7 @@ impl Topology {
         batch(&mut Command::new("ip"), &wire)?;
         a.ip(&interface(&["10.77.0.1/24", "fd00:77::1/64"])?)?;
         b.ip(&interface(&["10.77.0.2/24", "fd00:77::2/64"])?)?;
-        Ok(topology)
+        topology.carries()
     }
 
     /// Hosts on one switch: everybody reaches everybody directly, whatever the prefixes are.
@@ -48,7 +51,7 @@ impl Topology {
             ))?;
         }
         switch.ip(&commands)?;
-        Ok(topology)
+        topology.carries()
     }
 
     /// Hosts that reach each other only through a router, as pods do through their node.
@@ -77,7 +80,7 @@ impl Topology {
             ))?;
         }
         router.ip(&commands)?;
-        Ok(topology)
+        topology.carries()
     }
 
     /// The namespace of a host.
@@ -104,6 +107,42 @@ impl Topology {
         batch(&mut Command::new("ip"), &wires)?;
         Ok(topology)
     }
+
+    /// Waits until every wire carries packets. The kernel sets an interface going in its own time after
+    /// `up`, and on a busy machine loses what is sent before.
+    fn carries(self) -> Result<Topology> {
+        for (host, ns) in &self.hosts {
+            let mut seen = Ok(false);
+            let carries = || {
+                seen = links(ns).map(|links| links.iter().all(is_going));
+                seen.as_ref().map_or(true, |all| *all)
+            };
+            wait_until(LIMIT, &format!("the wires of {host} carry packets"), carries)?;
+            seen?;
+        }
+        Ok(self)
+    }
+}
+
+/// Limit for a wire to carry packets, however busy the machine is.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The interfaces of a namespace, as `ip` tells of them.
+fn links(ns: &Ns) -> Result<Vec<Value>> {
+    let output = Command::new("ip").args(["-n", ns.name(), "-j", "-d", "link"]).output()?;
+    if !output.status.success() {
+        bail!("ip link: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Whether an end of a wire carries packets, through its bridge where it is a port of one.
+fn is_going(link: &Value) -> bool {
+    if link.pointer("/linkinfo/info_kind").is_none_or(|kind| kind != "veth") {
+        return true;
+    }
+    let port = link.pointer("/linkinfo/info_slave_data/state");
+    link["operstate"] == "UP" && port.is_none_or(|state| state == "forwarding")
 }
 
 /// The router's address on every wire.

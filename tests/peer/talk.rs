@@ -12,7 +12,7 @@ use crate::micros;
 use crate::sockets::{Fault, Socket, address, in_family, is_stream, wait};
 
 /// How long a full send buffer is waited for.
-const SEND_LIMIT: Duration = Duration::from_secs(3);
+const SEND_LIMIT: Duration = Duration::from_secs(20);
 
 /// Sends all of `data`, once.
 pub(crate) fn send(socket: &Socket, data: &[u8], to: Option<SocketAddr>) -> Result<u64, Fault> {

@@ -19,7 +19,7 @@ const SSH: u16 = 22;
 const DNS: u16 = 53;
 const OTHER: u16 = 8080;
 
-/// How long silence is waited for.
+/// How long is waited for what must not arrive.
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// Everybody on the node, and nobody allowed.
@@ -76,15 +76,17 @@ impl Lab {
     }
 }
 
-fn tcp(from: &Peer, to: &str, port: u16) -> Called<()> {
-    let socket = from.connect(&Dial::tcp(at(to, port)).within(SILENCE))?;
+/// A question by TCP; `limit` is [`LONG`] for what must be answered.
+fn tcp(from: &Peer, to: &str, port: u16, limit: Duration) -> Called<()> {
+    let socket = from.connect(&Dial::tcp(at(to, port)).within(limit))?;
     from.exchange(&socket, 1, LONG)?;
     from.close(&socket)
 }
 
-fn udp(from: &Peer, to: &str, port: u16) -> Called<()> {
+/// As [`tcp`], by UDP.
+fn udp(from: &Peer, to: &str, port: u16, limit: Duration) -> Called<()> {
     let socket = from.open(Kind::Udp, None, false)?;
-    from.exchange_with(&socket, at(to, port), 1, SILENCE)?;
+    from.exchange_with(&socket, at(to, port), 1, limit)?;
     from.close(&socket)
 }
 
@@ -95,10 +97,10 @@ fn the_node_stays_within_reach_by_its_failsafe_ports() {
     let zone = "everything";
 
     // In by ssh, out by DNS: by the listed protocol and direction only, and each is counted.
-    tcp(&lab.operator, NODE, SSH).expect("ssh to the node");
+    tcp(&lab.operator, NODE, SSH, LONG).expect("ssh to the node");
     assert_eq!(lab.flows("world", zone, "allow", "failsafe"), 1);
     assert!(lab.packets("ingress", "tcp/22").unwrap() > 0);
-    udp(&lab.node, OPERATOR, DNS).expect("the node's DNS");
+    udp(&lab.node, OPERATOR, DNS, LONG).expect("the node's DNS");
     assert_eq!(lab.flows(zone, "world", "allow", "failsafe"), 1);
     assert!(lab.packets("egress", "udp/53").unwrap() > 0);
     let line =
@@ -111,24 +113,28 @@ fn the_node_stays_within_reach_by_its_failsafe_ports() {
 
     // Nothing else, in neither direction.
     for port in [DNS, OTHER] {
-        let denied = tcp(&lab.operator, NODE, port).unwrap_err();
+        let denied = tcp(&lab.operator, NODE, port, SILENCE).unwrap_err();
         assert!(denied.is_timeout(), "tcp/{port} in: {denied}");
     }
     for port in [SSH, DNS, OTHER] {
-        let denied = udp(&lab.operator, NODE, port).unwrap_err();
+        let denied = udp(&lab.operator, NODE, port, SILENCE).unwrap_err();
         assert!(denied.is_timeout(), "udp/{port} in: {denied}");
-        let denied = tcp(&lab.node, OPERATOR, port).unwrap_err();
+        let denied = tcp(&lab.node, OPERATOR, port, LONG).unwrap_err();
         let told = [Some(Errno::PERM), Some(Errno::CONNABORTED)];
         assert!(told.contains(&denied.errno()), "tcp/{port} out: {denied}");
     }
     for port in [SSH, OTHER] {
-        let denied = udp(&lab.node, OPERATOR, port).unwrap_err();
+        let denied = udp(&lab.node, OPERATOR, port, LONG).unwrap_err();
         assert_eq!(denied.errno(), Some(Errno::PERM), "udp/{port} out: {denied}");
     }
 
     // A workload in a namespace of its own is not the node.
-    assert!(tcp(&lab.operator, WORKLOAD, SSH).unwrap_err().is_timeout(), "ssh to a workload");
-    assert_eq!(udp(&lab.workload, OPERATOR, DNS).unwrap_err().errno(), Some(Errno::PERM), "a workload's DNS");
+    assert!(tcp(&lab.operator, WORKLOAD, SSH, SILENCE).unwrap_err().is_timeout(), "ssh to a workload");
+    assert_eq!(
+        udp(&lab.workload, OPERATOR, DNS, LONG).unwrap_err().errno(),
+        Some(Errno::PERM),
+        "a workload's DNS"
+    );
     assert_eq!(lab.flows("world", zone, "allow", "failsafe"), 1);
     assert_eq!(lab.flows(zone, "world", "allow", "failsafe"), 1);
     assert!(lab.flows("world", zone, "deny", "default") > 0);
@@ -140,21 +146,21 @@ fn an_emptied_list_opens_nothing() {
     require_agent!();
     let mut lab = Lab::new(&["--failsafe-ingress=", "--failsafe-egress="]);
     assert!(lab.agent.status().unwrap().failsafe.is_empty());
-    assert!(tcp(&lab.operator, NODE, SSH).unwrap_err().is_timeout(), "ssh to the node");
-    assert_eq!(udp(&lab.node, OPERATOR, DNS).unwrap_err().errno(), Some(Errno::PERM), "the node's DNS");
+    assert!(tcp(&lab.operator, NODE, SSH, SILENCE).unwrap_err().is_timeout(), "ssh to the node");
+    assert_eq!(udp(&lab.node, OPERATOR, DNS, LONG).unwrap_err().errno(), Some(Errno::PERM), "the node's DNS");
     let counters = lab.agent.counters().unwrap();
     assert!(!counters.iter().any(|(pair, _)| pair.reason == "failsafe"), "{counters:?}");
     lab.agent.terminate().unwrap();
-    assert!(tcp(&lab.operator, NODE, SSH).unwrap_err().is_timeout(), "ssh, without an agent");
+    assert!(tcp(&lab.operator, NODE, SSH, SILENCE).unwrap_err().is_timeout(), "ssh, without an agent");
 }
 
 #[test]
 fn the_usual_list_lets_an_operator_in() {
     require_agent!();
     let mut lab = Lab::new(&[]);
-    tcp(&lab.operator, NODE, SSH).expect("ssh to the node");
-    udp(&lab.node, OPERATOR, DNS).expect("the node's DNS");
+    tcp(&lab.operator, NODE, SSH, LONG).expect("ssh to the node");
+    udp(&lab.node, OPERATOR, DNS, LONG).expect("the node's DNS");
     lab.agent.kill9().unwrap();
-    tcp(&lab.operator, NODE, SSH).expect("ssh to the node, without an agent");
-    udp(&lab.node, OPERATOR, DNS).expect("the node's DNS, without an agent");
+    tcp(&lab.operator, NODE, SSH, LONG).expect("ssh to the node, without an agent");
+    udp(&lab.node, OPERATOR, DNS, LONG).expect("the node's DNS, without an agent");
 }

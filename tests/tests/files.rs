@@ -198,7 +198,10 @@ fn broken_files_change_nothing_and_are_shown_everywhere() {
     lab.is_good("a good file");
     assert!(!lab.passes(X) && lab.passes(Y));
     let ended = lab.client.ended(&lab.live, LONG).unwrap();
-    assert_eq!(ended.error(), Some(Errno::CONNABORTED), "the live connection lost its right");
+    // Both ends are on the node and both lose their right: the agent may end either first. Whose socket
+    // is ended hears ECONNABORTED, and the other one the reset that comes of it.
+    let told = [Some(Errno::CONNABORTED), Some(Errno::CONNRESET)];
+    assert!(told.contains(&ended.error()), "the live connection lost its right: {ended:?}");
 }
 
 #[test]

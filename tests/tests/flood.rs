@@ -15,10 +15,10 @@ use bulkhead_tests::require_agent;
 use power::{Ends, LONG, at};
 
 /// Entries of the flow table.
-const CAPACITY: u64 = 512;
+const CAPACITY: u64 = 256;
 
 /// New flows in a flood.
-const FLOOD: u16 = 1500;
+const FLOOD: u16 = 800;
 
 /// A datagram flow without an answer lives this long.
 const UNANSWERED: Duration = Duration::from_secs(30);
@@ -150,7 +150,7 @@ fn approved_flows_live_through_a_flood_of_outgoing_ones() {
         let line = format!(r#"bulkhead_map_entries{{map="FLOWS"}} {CAPACITY}"#);
         assert!(shown.contains(&line), "an alarm can be made of it: {shown}");
 
-        // New flows of all kinds that need room; sooner or later all are counted.
+        // New flows of all kinds that need room.
         let newcomer = lab.client.open(Kind::Udp, None, false).unwrap();
         let denied = lab.client.exchange_with(&newcomer, echo, 1, LONG).unwrap_err();
         assert_eq!(denied.errno(), Some(Errno::PERM), "{denied}");
@@ -158,7 +158,8 @@ fn approved_flows_live_through_a_flood_of_outgoing_ones() {
         let dial = Dial::tcp(echo).within(Duration::from_millis(500));
         let denied = lab.client.connect(&dial).unwrap_err();
         assert!(matches!(denied, CallError::Os { .. } | CallError::Timeout { .. }), "{denied}");
-        assert_eq!(lab.refused(), refused + 2);
+        // A SYN that is sent again is a new flow again.
+        assert!(lab.refused() >= refused + 2);
 
         let flooded = Instant::now();
         transfer.wait().expect("a transfer that was approved goes on");
@@ -173,7 +174,8 @@ fn approved_flows_live_through_a_flood_of_outgoing_ones() {
     let again = || lab.client.exchange_with(&newcomer, echo, 1, LONG).is_ok();
     wait_until(UNANSWERED + LONG, "there is room again", again).unwrap();
     eprintln!("room again after {:?}", flooded.elapsed());
-    assert!(lab.entries() < CAPACITY / 2, "expired flows are swept: {}", lab.entries());
+    // The first that expired made room; the sweep goes on.
+    wait_until(UNANSWERED + LONG, "expired flows are swept", || lab.entries() < CAPACITY / 2).unwrap();
     lab.client.exchange_with(&tabled, echo, 1, LONG).expect("an approved flow goes on");
     lab.client.connect(&Dial::tcp(echo)).unwrap();
 }
@@ -185,7 +187,7 @@ fn approved_flows_live_through_a_flood_from_elsewhere() {
     let (echo, sink) = (at(SERVER, ECHO), at(SERVER, SINK));
     lab.server.tcp_echo(echo).unwrap();
     lab.server.udp_echo(echo).unwrap();
-    lab.server.listen(Kind::Udp, sink, Serve::Sink).unwrap();
+    let server = lab.server.listen(Kind::Udp, sink, Serve::Sink).unwrap();
 
     let tcp = lab.client.connect(&Dial::tcp(echo)).unwrap();
     let udp = lab.client.connect(&Dial::udp(echo)).unwrap();
@@ -200,6 +202,7 @@ fn approved_flows_live_through_a_flood_from_elsewhere() {
             peer.send(&socket, b"!", Some(to)).unwrap();
             peer.close(&socket).unwrap();
         };
+        let seen = || lab.server.served(&server).unwrap().messages;
         let before = lab.entries();
         for port in 0..FLOOD / 2 {
             from(&lab.stranger, "10.62.3.3", 20_000 + port, sink);
@@ -209,13 +212,16 @@ fn approved_flows_live_through_a_flood_from_elsewhere() {
         for port in 0..FLOOD / 2 {
             from(&lab.client, "10.62.1.1", 20_000 + port, sink);
         }
-        wait_until(LONG, "the table is full", || lab.entries() == CAPACITY).unwrap();
+        let judged = || seen() + lab.refused() == u64::from(FLOOD / 2);
+        wait_until(LONG, "each new flow arrived, or was denied and counted", judged).unwrap();
+        assert_eq!(lab.entries(), CAPACITY);
         let flooded = lab.refused();
         assert!(flooded >= u64::from(FLOOD / 2) - CAPACITY, "{flooded} new flows were denied and counted");
 
         let newcomer = lab.client.connect(&Dial::udp(echo)).unwrap();
         let denied = lab.client.exchange(&newcomer, 1, Duration::from_millis(300)).unwrap_err();
         assert!(denied.is_timeout(), "{denied}");
+        wait_until(LONG, "it is counted", || lab.refused() > flooded).unwrap();
         assert_eq!(lab.refused(), flooded + 1);
         // A connection from elsewhere is its socket's alone: it needs no room in the table.
         let newcomer = lab.client.connect(&Dial::tcp(echo)).unwrap();

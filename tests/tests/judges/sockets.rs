@@ -24,7 +24,7 @@ use crate::{require_programs, told};
 const POLICIES: u64 = 12;
 const FLOWS: usize = 28;
 /// How long is waited for what must arrive, on a busy machine.
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(20);
 /// How long is waited for what must not.
 const SHORT: Duration = Duration::from_millis(150);
 
