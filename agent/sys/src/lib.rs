@@ -26,6 +26,7 @@ pub mod netns;
 pub mod pin;
 pub mod rcu;
 pub mod sock_diag;
+pub mod tc;
 #[cfg(test)]
 mod testing;
 pub mod unix;

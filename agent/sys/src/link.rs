@@ -1,5 +1,7 @@
 //! Attached programs: exchanging one for its successor, and measuring what they cost.
 
+pub mod tcx;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use zerocopy::{Immutable, IntoBytes};
@@ -70,4 +72,4 @@ impl AsFd for RunStats {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

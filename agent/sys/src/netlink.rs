@@ -8,6 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::netns::NetNs;
 use crate::{Error, Result};
 
+pub(crate) mod monitor;
+
 /// The kernel fills no more than 32 KiB at once, save where a single message is longer.
 const BUFFER: usize = 256 << 10;
 /// How often a dump is begun anew when changes disturbed it.
@@ -59,7 +61,18 @@ impl Socket {
 
     /// Sends a request and waits until the kernel confirms or refuses it.
     pub(crate) fn request(&mut self, call: &'static str, kind: u16, payload: &[u8]) -> Result<()> {
-        self.send(call, kind, libc::NLM_F_ACK as u16, payload)?;
+        self.request_with(call, kind, 0, payload)
+    }
+
+    /// As [`Socket::request`], with more flags (`NLM_F_…`).
+    pub(crate) fn request_with(
+        &mut self,
+        call: &'static str,
+        kind: u16,
+        flags: i32,
+        payload: &[u8],
+    ) -> Result<()> {
+        self.send(call, kind, (flags | libc::NLM_F_ACK) as u16, payload)?;
         loop {
             let length = self.receive(call)?;
             for message in Messages(self.buffer.get(..length).unwrap_or_default()) {
@@ -69,6 +82,30 @@ impl Socket {
                 {
                     return verdict(call, message.payload);
                 }
+            }
+        }
+    }
+
+    /// Sends a request and answers what `parse` makes of the kernel's one message.
+    pub(crate) fn ask<T>(
+        &mut self,
+        call: &'static str,
+        kind: u16,
+        payload: &[u8],
+        parse: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<T> {
+        self.send(call, kind, 0, payload)?;
+        loop {
+            let length = self.receive(call)?;
+            for message in Messages(self.buffer.get(..length).unwrap_or_default()) {
+                let message = message?;
+                if message.header.sequence != self.sequence {
+                    continue;
+                }
+                return match i32::from(message.header.kind) {
+                    libc::NLMSG_ERROR => Err(verdict(call, message.payload).err().unwrap_or(ODD)),
+                    _ => parse(message.payload),
+                };
             }
         }
     }
@@ -102,6 +139,11 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// The cookie of the namespace that the socket belongs to (SO_NETNS_COOKIE, Linux 5.14).
+    pub(crate) fn netns_cookie(&self) -> Result<u64> {
+        netns_cookie(&self.fd)
     }
 
     fn send(&mut self, call: &'static str, kind: u16, flags: u16, payload: &[u8]) -> Result<()> {
@@ -168,6 +210,28 @@ impl Socket {
             return Ok(length);
         }
     }
+}
+
+/// The cookie of the namespace that `socket` was made in.
+pub(crate) fn netns_cookie(socket: &OwnedFd) -> Result<u64> {
+    // libc does not name it.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` has room for `length` bytes.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if status != 0 {
+        return Err(Error::last("getsockopt(SO_NETNS_COOKIE)"));
+    }
+    Ok(cookie)
 }
 
 /// The attributes in `bytes`: (type without flags, value).

@@ -5,6 +5,8 @@
 //! this module leaves one behind.
 
 mod address;
+mod interface;
+mod number;
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -13,9 +15,14 @@ use std::panic;
 use std::path::Path;
 use std::thread;
 
+use crate::netlink::Socket;
 use crate::{Error, Result};
 
+pub use crate::netlink::monitor::{Change, Monitor};
 pub use address::InterfaceAddress;
+pub(crate) use interface::parse as parse_interface;
+pub use interface::{Interface, Peer};
+pub use number::Numbers;
 
 /// Which namespace: device and inode of its file in `/proc`. Another one may have the same after it is
 /// gone; the cookie never repeats.
@@ -62,8 +69,6 @@ impl NetNs {
 
     /// Its cookie (SO_NETNS_COOKIE, Linux 5.14): what `bpf_get_netns_cookie` tells kernel programs.
     pub fn cookie(&self) -> Result<u64> {
-        // libc does not name it.
-        const SO_NETNS_COOKIE: libc::c_int = 71;
         self.run(|| {
             // SAFETY: no pointers are passed.
             let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
@@ -72,22 +77,7 @@ impl NetNs {
             }
             // SAFETY: the kernel just made this descriptor, and nobody else knows it.
             let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-            let mut cookie = 0_u64;
-            let mut length = size_of::<u64>() as libc::socklen_t;
-            // SAFETY: `cookie` has room for `length` bytes.
-            let status = unsafe {
-                libc::getsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    SO_NETNS_COOKIE,
-                    (&raw mut cookie).cast(),
-                    &raw mut length,
-                )
-            };
-            if status != 0 {
-                return Err(Error::last("getsockopt(SO_NETNS_COOKIE)"));
-            }
-            Ok(cookie)
+            crate::netlink::netns_cookie(&socket)
         })?
     }
 
@@ -132,8 +122,44 @@ impl NetNs {
     /// Every IPv4 and IPv6 address of its interfaces. Addresses that only routes make local (most of
     /// 127.0.0.0/8, AnyIP) are not among them.
     pub fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
-        address::list(self)
+        address::list(&mut self.netlink()?)
     }
+
+    /// Its interfaces.
+    pub fn interfaces(&self) -> Result<Vec<Interface>> {
+        interface::list(&mut self.netlink()?)
+    }
+
+    /// Everything that is asked of it again and again, in one visit.
+    pub fn survey(&self) -> Result<Survey> {
+        let mut socket = self.netlink()?;
+        Ok(Survey {
+            cookie: socket.netns_cookie()?,
+            addresses: address::list(&mut socket)?,
+            interfaces: interface::list(&mut socket)?,
+        })
+    }
+
+    /// A path that leads here as long as this process lives.
+    #[cfg(test)]
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    fn netlink(&self) -> Result<Socket> {
+        Socket::open(self, libc::NETLINK_ROUTE)
+    }
+}
+
+/// A namespace at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Survey {
+    /// See [`NetNs::cookie`].
+    pub cookie: u64,
+    /// See [`NetNs::addresses`].
+    pub addresses: Vec<InterfaceAddress>,
+    /// See [`NetNs::interfaces`].
+    pub interfaces: Vec<Interface>,
 }
 
 /// What [`discover`] found.

@@ -14,6 +14,16 @@ const CGROUP_INET_EGRESS: u32 = 1;
 
 /// A `cgroup_skb` program that returns `verdict`.
 fn program(verdict: u32) -> OwnedFd {
+    load(CGROUP_SKB, CGROUP_INET_EGRESS, verdict)
+}
+
+/// A `sched_cls` program that leaves every packet to the next.
+pub(crate) fn classifier() -> OwnedFd {
+    const SCHED_CLS: u32 = 3;
+    load(SCHED_CLS, 0, u32::MAX)
+}
+
+fn load(kind: u32, attach_type: u32, verdict: u32) -> OwnedFd {
     #[derive(IntoBytes, Immutable)]
     #[repr(C)]
     struct Load {
@@ -29,14 +39,14 @@ fn program(verdict: u32) -> OwnedFd {
     // r0 = verdict; exit
     let instructions = [(u64::from(verdict) << 32) | 0xb7, 0x95];
     let mut load = Load {
-        kind: CGROUP_SKB,
+        kind,
         instruction_count: 2,
         instructions: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         log: [0; 3],
         name: [0; 16],
         ifindex: 0,
-        attach_type: CGROUP_INET_EGRESS,
+        attach_type,
     };
     // SAFETY: instructions and licence are where the addresses say, and outlive the call.
     unsafe { bpf::descriptor(5, "bpf(BPF_PROG_LOAD)", &mut load) }.unwrap()
@@ -65,7 +75,7 @@ fn info<const N: usize>(fd: &OwnedFd) -> [u32; N] {
     info
 }
 
-fn id(program: &OwnedFd) -> u32 {
+pub(crate) fn id(program: &OwnedFd) -> u32 {
     let [_, id] = info(program);
     id
 }

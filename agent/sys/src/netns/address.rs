@@ -3,7 +3,6 @@
 use bulkhead_abi::Addr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::NetNs;
 use crate::netlink::{self, Socket};
 use crate::{Error, Result};
 
@@ -19,9 +18,8 @@ pub struct InterfaceAddress {
 }
 
 /// RTM_GETADDR for both families (any kernel).
-pub(super) fn list(ns: &NetNs) -> Result<Vec<InterfaceAddress>> {
+pub(super) fn list(socket: &mut Socket) -> Result<Vec<InterfaceAddress>> {
     let request = Header { family: 0, prefix_len: 0, flags: 0, scope: 0, interface: 0 };
-    let mut socket = Socket::open(ns, libc::NETLINK_ROUTE)?;
     socket.dump("netlink(RTM_GETADDR)", libc::RTM_GETADDR, request.as_bytes(), parse)
 }
 
