@@ -122,7 +122,8 @@ reasons! {
     FlowTableFull = 22, "flow-table-full";
     /// An IPv4-mapped address in an IPv6 header, which no honest sender writes (RFC 6890).
     MappedAddress = 23, "mapped-address";
-    /// IPv4 options (source routing is one) or an IPv6 routing header of type 0 (RFC 5095).
+    /// IPv4 options (source routing is one), or an IPv6 routing header that is of type 0 (RFC 5095) or
+    /// has segments left.
     IpOptions = 24, "ip-options";
     /// An ICMP error about a flow that does not exist.
     IcmpError = 25, "icmp-error";

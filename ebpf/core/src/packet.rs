@@ -272,7 +272,9 @@ fn follow_extensions(bytes: &impl Bytes, first: u8, packet: &mut Packet) -> Resu
         if next == 44 && (fragment != 0 || len != 0) {
             return Err(Reason::Fragment);
         }
-        if next == 43 && third == 0 {
+        // Type 0 is forbidden (RFC 5095). Of any type, with segments left the destination is not the one
+        // that the header names: nobody can judge it.
+        if next == 43 && (third == 0 || fourth != 0) {
             return Err(Reason::IpOptions);
         }
         at += (u32::from(len) + 1) * 8;

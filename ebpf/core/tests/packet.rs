@@ -197,7 +197,8 @@ fn a_chain_that_is_too_long_is_refused() {
 fn source_routes_are_refused_and_other_routing_headers_are_not() {
     assert_eq!(malformed(&extended(&[(43, 0, 0, 0)])), Reason::IpOptions);
     assert_eq!(malformed(&extended(&[(0, 0, 0, 0), (43, 2, 0, 1)])), Reason::IpOptions);
-    assert_eq!(parse(&extended(&[(43, 0, 4, 0)])).kind, Kind::Datagram);
+    assert_eq!(malformed(&extended(&[(43, 2, 4, 1)])), Reason::IpOptions, "a stop to go");
+    assert_eq!(parse(&extended(&[(43, 2, 4, 0)])).kind, Kind::Datagram, "it has arrived");
 }
 
 #[test]
