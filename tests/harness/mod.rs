@@ -20,6 +20,7 @@ mod counters;
 mod dial;
 mod names;
 mod ns;
+pub mod packet;
 mod peer;
 pub mod protocol;
 pub mod threat;

@@ -224,6 +224,32 @@ impl Peer {
         self.begin(call, duration + timeout)
     }
 
+    /// Begins to keep every frame that comes in by any interface of the peer's namespace; they are asked
+    /// for by [`captured`](Peer::captured). What a firewall at the socket layer denies is seen all the
+    /// same: this is the wire, not the program.
+    pub fn capture(&self) -> Called<Socket> {
+        self.call(Call::Capture, LIMIT)
+    }
+
+    /// The next captured frame that holds `marker` somewhere.
+    pub fn captured(&self, capture: &Socket, marker: &[u8], timeout: Duration) -> Called<Vec<u8>> {
+        let call =
+            Call::Captured { socket: capture.id, marker: marker.to_vec(), timeout_ms: millis(timeout) };
+        self.call(call, timeout).map(|(frame, _): (Vec<u8>, Option<SocketAddr>)| frame)
+    }
+
+    /// A packet socket whose every [`send`](Peer::send) is a frame that leaves by this interface; `bypass`
+    /// skips the queueing layer (PACKET_QDISC_BYPASS).
+    pub fn wire(&self, interface: &str, bypass: bool) -> Called<Socket> {
+        self.call(Call::Wire { interface: interface.to_owned(), bypass }, LIMIT)
+    }
+
+    /// A raw socket that sends whole IP packets of one's own making (see [`Ip`](super::packet::Ip)), and
+    /// receives nothing. The kernel fills in an IPv4 header's length, checksum, and an identification of 0.
+    pub fn raw(&self, v6: bool) -> Called<Socket> {
+        self.open(Kind::Raw(255), None, v6)
+    }
+
     /// What a listening socket has seen so far.
     pub fn served(&self, listener: &Socket) -> Called<Served> {
         self.call(Call::Served { socket: listener.id }, LIMIT)

@@ -41,6 +41,8 @@ pub enum Kind {
     Raw(u8),
     /// An ICMP datagram ("ping") socket.
     Ping,
+    /// A packet socket, which only [`Call::Capture`] and [`Call::Wire`] make.
+    Packet,
 }
 
 /// What a listening socket does by itself.
@@ -90,6 +92,12 @@ pub enum Call {
     Ping { to: SocketAddr, bind: Option<SocketAddr>, raw: bool, count: u64, timeout_ms: u64 },
     /// Connects as fast as it can, to each target in turn, for a while.
     ConnectLoop { targets: Vec<SocketAddr>, v6: bool, exchange: bool, duration_ms: u64, timeout_ms: u64 },
+    /// Begins to keep every frame that comes in by any interface of the namespace.
+    Capture,
+    /// The next of these frames that holds `marker`.
+    Captured { socket: u64, marker: Vec<u8>, timeout_ms: u64 },
+    /// A socket whose every send is a frame by this interface; `bypass` skips the queueing layer.
+    Wire { interface: String, bypass: bool },
     /// What a listening socket has seen so far.
     Served { socket: u64 },
     /// Closes a socket; with `reset` a TCP connection is not ended in order but reset.

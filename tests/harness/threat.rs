@@ -6,15 +6,15 @@
 //!    and no other does.
 //!
 //! ```no_run
-//! # use bulkhead_tests::harness::threat::{Case, Lab, Threat, WEB_AND_DB, heard};
+//! # use bulkhead_tests::harness::threat::{Case, DB, Lab, Threat, WEB_AND_DB, at};
 //! # fn main() -> anyhow::Result<()> {
 //! let lab = Lab::new()?;
 //! let policy = format!("{WEB_AND_DB}[[allow]]\nfrom = \"web\"\nto = \"db\"\nports = [\"udp/7000-7099\"]\n");
 //! Threat::new(&policy)
 //!     .case(
 //!         Case::new("a datagram to a port that no rule names")
-//!             .attempt(|run| run.datagram(&run.lab.web, run.port(9000)))
-//!             .twin(|run| run.datagram(&run.lab.web, run.port(7000)))
+//!             .attempt(|run| run.datagram(&run.lab.web, &run.lab.db, at(DB, run.port(9000))))
+//!             .twin(|run| run.datagram(&run.lab.web, &run.lab.db, at(DB, run.port(7000))))
 //!             .counts("web", "db", "deny", "default", 1),
 //!     )
 //!     .run(&lab)
@@ -24,18 +24,22 @@
 //! Whoever writes an attempt observes at the receiver: an error at the sender is no proof of silence.
 
 mod lab;
+mod sending;
 
 use std::cell::Cell;
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::wait::wait_until;
-use super::{Agent, CallError, Called, Counters, Kind, Pair, Peer, Serve, Setup};
+use super::{Agent, CallError, Called, Counters, Pair, Setup};
 
-pub use lab::{DB, DB6, HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, WEB, WEB_AND_DB, WEB6};
+pub use lab::{
+    DB, DB6, HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, PUPPETS, PUPPETS6, STRANGERS, STRANGERS6, WEB, WEB_AND_DB,
+    WEB6,
+};
+pub use sending::{at, send_raw};
 
 /// How long something that must arrive may take, and how long counters may.
 const SOON: Duration = Duration::from_secs(10);
@@ -43,7 +47,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// How long nothing must have arrived before it counts as denied.
 const SILENT: Duration = Duration::from_millis(400);
 
-/// Ports that one base has: as many tries as a [`Threat`] may have.
+/// Ports, and addresses, that one range has: as many tries as a [`Threat`] may have.
 pub const TRIES: u16 = 100;
 
 /// Attacks under one policy, each in three runs.
@@ -73,6 +77,8 @@ pub struct Try<'a> {
     pub agent: Option<&'a Agent>,
     /// How long to wait for an arrival: long where it must come, short where it must not.
     pub patience: Duration,
+    /// It must arrive. Of several packets that means all, where none may arrive it means any.
+    pub expected: bool,
     /// Number of the try, different for each of a threat.
     pub number: u16,
 }
@@ -106,24 +112,22 @@ impl<'a> Threat<'a> {
     /// Runs all of them. The error names each case that failed, and which of its three runs.
     pub fn run(self, lab: &Lab) -> Result<()> {
         let numbers = Cell::new(0);
-        let try_ = |agent, patience| {
+        let try_ = |agent, expected| {
             numbers.set(numbers.get() + 1);
-            Try { lab, agent, patience, number: numbers.get() - 1 }
+            let patience = if expected { self.soon } else { SILENT };
+            Try { lab, agent, patience, expected, number: numbers.get() - 1 }
         };
         let mut failures = Failures::default();
         for case in &self.cases {
-            failures.note(case, "agent off: the attempt must arrive", || {
-                case.see_attempt(&try_(None, self.soon))
-            });
+            failures.note(case, "agent off: the attempt must arrive", || case.see_attempt(&try_(None, true)));
         }
         let setup = Agent::prepare(&lab.root, &self.policy).in_ns(lab.node()?);
         let agent = (self.setup)(setup).start().context("the agent did not start")?;
         for case in &self.cases {
-            failures.note(case, "agent on: the twin must arrive", || {
-                case.see_twin(&try_(Some(&agent), self.soon))
-            });
+            failures
+                .note(case, "agent on: the twin must arrive", || case.see_twin(&try_(Some(&agent), true)));
             failures.note(case, "agent on: the attempt must not arrive", || {
-                case.see_refusal(&try_(Some(&agent), SILENT), &agent, self.soon)
+                case.see_refusal(&try_(Some(&agent), false), &agent, self.soon)
             });
         }
         let tries = numbers.get();
@@ -200,27 +204,6 @@ impl<'a> Case<'a> {
             && moved.iter().all(|(pair, counter)| {
                 named(pair).is_some() || (counter.flows == 0 && pair.verdict == "allow")
             })
-    }
-}
-
-impl Try<'_> {
-    /// A port of this try alone, from a range that begins at `base` and has [`TRIES`] ports: what one try
-    /// left behind is in no other's way.
-    #[must_use]
-    pub fn port(&self, base: u16) -> u16 {
-        base + self.number
-    }
-
-    /// Sends one datagram from `peer` to `db`, by an ordinary socket; whether the program there got it.
-    pub fn datagram(&self, from: &Peer, port: u16) -> Result<bool> {
-        let to = SocketAddr::new(DB.parse()?, port);
-        let server = self.lab.db.listen(Kind::Udp, to, Serve::Hold)?;
-        let client = from.open(Kind::Udp, None, false)?;
-        let _refused = from.send(&client, b"twin", Some(to));
-        let arrived = heard(self.lab.db.recv(&server, self.patience));
-        from.close(&client)?;
-        self.lab.db.close(&server)?;
-        arrived
     }
 }
 

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bulkhead_tests::harness::protocol::{Answer, Call, Failure, Request, Response};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::sockets::{Fault, Sockets};
@@ -128,6 +130,16 @@ fn call(sockets: &Sockets, call: Call, started: Instant) -> Result<Answer, Fault
         Call::ConnectLoop { targets, v6, exchange, duration_ms, timeout_ms } => {
             let limit = Duration::from_millis(timeout_ms);
             load::connect_loop(&targets, v6, exchange, after(duration_ms), limit).map(Answer::Loop)
+        }
+        Call::Capture => sockets.keep_packet(bulkhead_sys::packet::capture(), started),
+        Call::Captured { socket, marker, timeout_ms } => {
+            let data = talk::captured(&*sockets.get(socket)?, &marker, after(timeout_ms))?;
+            Ok(Answer::Data { data, from: None })
+        }
+        Call::Wire { interface, bypass } => {
+            let any = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+            let index = name_to_index(&any, &interface)?;
+            sockets.keep_packet(bulkhead_sys::packet::sender(index, bypass), started)
         }
         Call::Served { socket } => Ok(Answer::Served(sockets.get(socket)?.served.counts())),
         Call::Close { socket, reset } => sockets.close(socket, reset).map(|()| Answer::Done),

@@ -137,8 +137,30 @@ impl Sockets {
     pub(crate) fn keep(&self, fd: OwnedFd, kind: Kind, started: Instant) -> Result<Answer, Fault> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let info = info(number, &fd, started)?;
+        self.insert(number, fd, kind);
+        Ok(Answer::Socket(info))
+    }
+
+    fn insert(&self, number: u64, fd: OwnedFd, kind: Kind) {
         let socket = Arc::new(Socket { fd, kind, served: Arc::default() });
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(number, socket);
+    }
+
+    /// Gives a packet socket a number.
+    pub(crate) fn keep_packet(
+        &self,
+        fd: bulkhead_sys::Result<OwnedFd>,
+        started: Instant,
+    ) -> Result<Answer, Fault> {
+        let fd = fd.map_err(|error| Fault::wrong(error.to_string()))?;
+        let info = SocketInfo {
+            socket: self.next.fetch_add(1, Ordering::Relaxed),
+            local: SocketAddr::new(any(false), 0),
+            peer: None,
+            cookie: sockopt::socket_cookie(&fd)?,
+            elapsed_us: micros(started.elapsed()),
+        };
+        self.insert(info.socket, fd, Kind::Packet);
         Ok(Answer::Socket(info))
     }
 
@@ -255,6 +277,7 @@ pub(crate) fn make(kind: Kind, v6: bool) -> Result<OwnedFd, Fault> {
         Kind::Udp => (SocketType::DGRAM, ipproto::UDP),
         Kind::Ping if v6 => (SocketType::DGRAM, ipproto::ICMPV6),
         Kind::Ping => (SocketType::DGRAM, ipproto::ICMP),
+        Kind::Packet => return Err(Fault::wrong("packet sockets have calls of their own")),
         Kind::Raw(number) => {
             let number = RawProtocol::new(number.into())
                 .ok_or_else(|| Fault::wrong("protocol 0 has no raw socket"))?;
@@ -264,6 +287,9 @@ pub(crate) fn make(kind: Kind, v6: bool) -> Result<OwnedFd, Fault> {
     let fd = socket_with(family, socket_type, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, Some(protocol))?;
     if kind == Kind::Tcp {
         sockopt::set_tcp_nodelay(&fd, true)?;
+    }
+    if matches!(kind, Kind::Udp | Kind::Raw(_)) {
+        sockopt::set_socket_broadcast(&fd, true)?;
     }
     Ok(fd)
 }

@@ -58,6 +58,16 @@ pub(crate) fn recv(
     }
 }
 
+/// The next frame that holds `marker`.
+pub(crate) fn captured(socket: &Socket, marker: &[u8], deadline: Instant) -> Result<Vec<u8>, Fault> {
+    loop {
+        let (frame, _) = recv(socket, 1 << 16, deadline)?;
+        if frame.windows(marker.len()).any(|part| part == marker) {
+            return Ok(frame);
+        }
+    }
+}
+
 /// Questions to an echo, one after the other; each answer must be its question.
 pub(crate) fn exchange(
     socket: &Socket,

@@ -23,6 +23,8 @@ pub mod map;
 pub mod mount;
 mod netlink;
 pub mod netns;
+#[cfg(any(test, feature = "testing"))]
+pub mod packet;
 pub mod pin;
 pub mod rcu;
 pub mod sock_diag;

@@ -19,6 +19,15 @@ pub const DB6: &str = "fd00:99:2::1";
 pub const OUTSIDE: &str = "10.99.9.1";
 /// See [`OUTSIDE`].
 pub const OUTSIDE6: &str = "fd00:99:9::1";
+/// Begins the addresses of strangers: the outside machine answers for all of them.
+pub const STRANGERS: &str = "10.99.9.";
+/// See [`STRANGERS`].
+pub const STRANGERS6: &str = "fd00:99:9::";
+/// Begins addresses that are routed to the outside machine and that its kernel takes no part in: a test
+/// speaks for them, with raw packets and captures.
+pub const PUPPETS: &str = "10.99.8.";
+/// See [`PUPPETS`].
+pub const PUPPETS6: &str = "fd00:99:8::";
 /// The node's own, on each of its interfaces.
 pub const HOST: &str = "169.254.1.1";
 /// See [`HOST`].
@@ -60,6 +69,12 @@ impl Lab {
             ("db", &["10.99.2.1/24", "fd00:99:2::1/64"]),
             ("outside", &["10.99.9.1/24", "fd00:99:9::1/64"]),
         ])?;
+        net.ns("router")?.ip(
+            "route add 10.99.9.0/24 via 10.99.9.1 dev port2\nroute add fd00:99:9::/64 via fd00:99:9::1 dev port2\n\
+             route add 10.99.8.0/24 via 10.99.9.1 dev port2\nroute add fd00:99:8::/64 via fd00:99:9::1 dev port2",
+        )?;
+        net.ns("outside")?
+            .ip("route add local 10.99.9.0/24 dev lo\nroute add local fd00:99:9::/64 dev lo")?;
         let root = Cgroup::new("node")?;
         let elsewhere = Cgroup::new("outside")?;
         let [of_web, of_db] = [root.child("web")?, root.child("db")?];
