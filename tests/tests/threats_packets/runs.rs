@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bulkhead_tests::harness::threat::{Case, Lab, Threat, WEB_AND_DB};
+use bulkhead_tests::harness::threat::{Case, DB, Lab, Threat, WEB_AND_DB, at};
 use bulkhead_tests::require_agent;
 
 #[test]
@@ -13,8 +13,8 @@ fn a_failure_names_its_run() {
     let (open, shut) = (7000, 9000);
     let case = |name: &str, attempt: u16, twin: u16| {
         Case::new(name)
-            .attempt(move |run| run.datagram(&run.lab.web, run.port(attempt)))
-            .twin(move |run| run.datagram(&run.lab.web, run.port(twin)))
+            .attempt(move |run| run.datagram(&run.lab.web, &run.lab.db, at(DB, run.port(attempt))))
+            .twin(move |run| run.datagram(&run.lab.web, &run.lab.db, at(DB, run.port(twin))))
     };
     let error = Threat::new(&policy)
         .case(Case::new("never").attempt(|_| Ok(false)).twin(|_| Ok(true)))
