@@ -227,6 +227,7 @@ impl Agent {
         let label = |identity: bulkhead_abi::Identity| match identity {
             bulkhead_abi::Identity::WORLD => "world".to_owned(),
             bulkhead_abi::Identity::NODE => "node".to_owned(),
+            bulkhead_abi::Identity::VIRTUAL => "virtual".to_owned(),
             bulkhead_abi::Identity(number) => state
                 .pointer(&format!("/labels/{number}"))
                 .and_then(Value::as_str)

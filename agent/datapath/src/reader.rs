@@ -218,8 +218,17 @@ impl Reader {
             endpoint::resolve(&policy, &Workload { cgroup, anchor: cgroup }, &query.addr)
         };
         let (from, to) = (resolve(from), resolve(to));
-        let cell = policy.cell(from, to, protocol, port);
+        // To rules, a virtual address is of the world.
+        let met = |identity| if identity == Identity::VIRTUAL { Identity::WORLD } else { identity };
+        let cell = policy.cell(met(from), met(to), protocol, port);
         Ok(KernelAnswer { from, to, cell, generation: policy.generation() })
+    }
+
+    /// Whether the guard sees what leaves the namespace that has `addr`; `None` if none of this host has.
+    pub fn is_guarded(&self, addr: &Addr) -> Option<bool> {
+        let netns = self.local(addr)?.netns;
+        let guarded = |home: Home| home.flags & Home::FLAG_GUARDED != 0;
+        Some(netns != self.word(CONTROL_HOST) && self.home(netns).is_some_and(guarded))
     }
 
     fn word(&self, index: usize) -> u64 {

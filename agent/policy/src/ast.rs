@@ -9,14 +9,18 @@ use toml::de::DeTable;
 
 use crate::load::Capabilities;
 use crate::model::{Rule, Zone};
+use crate::prefix::Prefix;
 use crate::reader::{Reader, Text};
 use crate::source::Source;
 
+mod prefixes;
 mod rule;
 mod syntax;
+mod virtuals;
 mod zone;
 
 pub(crate) use syntax::document;
+pub(crate) use zone::VIRTUAL;
 
 /// What a file says.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct FileAst {
     pub(crate) source: Arc<Source>,
     pub(crate) zones: Vec<ZoneAst>,
     pub(crate) rules: Vec<RuleAst>,
+    /// Virtual addresses, with their places.
+    pub(crate) virtuals: Vec<(Prefix, Text)>,
     /// Some of the file could not be read, so what it names is not known.
     pub(crate) broken: bool,
     pub(crate) diagnostics: Vec<crate::diagnostic::Diagnostic>,
@@ -56,6 +62,7 @@ impl FileAst {
             source: Arc::clone(source),
             zones: Vec::new(),
             rules: Vec::new(),
+            virtuals: Vec::new(),
             broken: false,
             diagnostics: Vec::new(),
         };
@@ -68,7 +75,7 @@ impl FileAst {
     }
 
     fn read(&mut self, reader: &mut Reader, table: &DeTable<'_>, capabilities: &Capabilities) {
-        reader.check_keys(table, &["zone", "allow", "deny"], "a zone file");
+        reader.check_keys(table, &["zone", VIRTUAL, "allow", "deny"], "a zone file");
         if let Some(zones) = table.get("zone") {
             match reader.table(zones, "`zone`") {
                 Some(zones) => {
@@ -79,6 +86,9 @@ impl FileAst {
                 }
                 None => self.broken = true,
             }
+        }
+        if let Some(value) = table.get(VIRTUAL) {
+            self.virtuals = virtuals::read(reader, value);
         }
         for (key, action) in rule::ACTIONS {
             let Some(list) = table.get(key) else { continue };

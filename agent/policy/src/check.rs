@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use bulkhead_abi::Tls;
 
-use crate::ast::{FileAst, RuleAst, ZoneAst};
+use crate::ast::{FileAst, RuleAst, VIRTUAL, ZoneAst};
 use crate::diagnostic::Diagnostic;
 use crate::model::{Model, Ports, Rule, Selector, tls_name};
 use crate::source::Source;
 use crate::suggest::closest;
+
+mod virtuals;
 
 /// How many zones a hint lists.
 const LISTED: usize = 12;
@@ -24,9 +26,11 @@ pub(crate) fn check(files: &[Arc<FileAst>]) -> (Model, Vec<Diagnostic>) {
         unknown_zones(files, &zones, &mut diagnostics);
     }
     conflicting_levels(files, &mut diagnostics);
+    virtuals::check(files, &mut diagnostics);
     let rules = files.iter().flat_map(|file| &file.rules).map(|rule| Arc::clone(&rule.rule)).collect();
     let zones = zones.values().map(|(_, zone)| Arc::clone(&zone.zone)).collect();
-    (Model::new(zones, rules), diagnostics)
+    let virtuals = files.iter().flat_map(|file| &file.virtuals).map(|(prefix, _)| *prefix).collect();
+    (Model::new(zones, rules).with_virtuals(virtuals), diagnostics)
 }
 
 type Zones<'a> = HashMap<&'a str, (&'a Arc<Source>, &'a ZoneAst)>;
@@ -103,6 +107,9 @@ fn unknown_zones(files: &[Arc<FileAst>], zones: &Zones<'_>, diagnostics: &mut Ve
 
 /// What to write instead of a zone that is not there.
 pub(crate) fn suggest_zone<'a>(name: &str, zones: impl Iterator<Item = &'a str>) -> String {
+    if name == VIRTUAL {
+        return "a virtual address is nobody's: name the zone that receives after translation".into();
+    }
     let mut known: Vec<&str> = zones.collect();
     known.sort_unstable();
     let built_in = ["any", "world", "node"];

@@ -12,6 +12,13 @@ use crate::model::{Endpoint, Facts, Flow, Location, Model, PortMatch, tls_name};
 use crate::oracle::{self, Decision, SideDecision};
 use crate::prefix::to_ip;
 
+/// What to add where a flow to a virtual address is left to the guard.
+pub const DEFERRED: &str = "the guard judges who really receives, after translation: ask about that address";
+
+/// What to add where it is not.
+pub const NOT_DEFERRED: &str =
+    "the guard does not see what leaves the opener's namespace, so the virtual address counts as world";
+
 /// What there is to say about a flow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Explanation {
@@ -42,9 +49,9 @@ pub struct EndExplanation {
     pub addr: String,
     /// Its cgroup, if one was given.
     pub cgroup: Option<String>,
-    /// Its zones; empty for world and node.
+    /// Its zones; empty for world, node and virtual.
     pub zones: Vec<String>,
-    /// Its identity's name: the zones joined by `+`, or `world`, or `node`.
+    /// Its identity's name: the zones joined by `+`, or `world`, `node` or `virtual`.
     pub label: String,
     /// Its identity's number. `None` if the image has none for it, which is a defect.
     pub identity: Option<u32>,
@@ -79,10 +86,9 @@ pub fn explain(model: &Model, facts: &Facts, image: &Image, flow: &Flow) -> Expl
     let decision = oracle::judge(model, facts, flow);
     let identity = |end: &Endpoint| image.identity(cgroup_id(image, facts, end), end.addr);
     let (from, to) = (identity(&flow.from), identity(&flow.to));
-    let lookup = |from, to| image.lookup(from, to, flow.protocol, flow.port);
     // An identity that is missing is looked up as one that nobody has: inconsistent, so denied.
-    let missing = Identity(u32::MAX);
-    let cell = lookup(from.unwrap_or(missing), to.unwrap_or(missing));
+    let missing = Identity::UNKNOWN;
+    let cell = image.judge(from.unwrap_or(missing), to.unwrap_or(missing), flow);
     let agrees = answers(image, cell.egress(), &decision.egress)
         && answers(image, cell.ingress(), &decision.ingress)
         && cell.tls() == decision.tls as u8;
@@ -155,6 +161,11 @@ impl fmt::Display for Explanation {
         writeln!(f, "  to      {}", self.to)?;
         writeln!(f, "  egress  {}", self.egress)?;
         writeln!(f, "  ingress {}", self.ingress)?;
+        if self.oracle.is_deferred() {
+            writeln!(f, "  then    {DEFERRED}")?;
+        } else if self.to.identity == Some(Identity::VIRTUAL.0) {
+            writeln!(f, "  then    {NOT_DEFERRED}")?;
+        }
         if self.tls != tls_name(bulkhead_abi::Tls::Off) {
             writeln!(f, "  tls     {}", self.tls)?;
         }

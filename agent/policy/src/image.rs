@@ -10,7 +10,7 @@ use bulkhead_abi::tables::SideAnswer;
 use bulkhead_abi::{Addr, Cell, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Tls, Verdict};
 use serde::Serialize;
 
-use crate::model::{Action, Location, RuleRef, Tier};
+use crate::model::{Action, Flow, Location, RuleRef, Tier};
 use crate::prefix::Prefix;
 
 mod diff;
@@ -29,13 +29,13 @@ pub struct Image {
     pub workloads: BTreeMap<u64, Identity>,
     /// (by cgroup, by address) → the identity of both, where both are in zones and differ.
     pub unions: BTreeMap<PairKey, Identity>,
-    /// Class and mode of every identity.
+    /// Class and mode of every identity that rules can meet; [`Identity::VIRTUAL`] is none.
     pub identities: BTreeMap<Identity, IdentityState>,
     /// (from, to) → ruleset, for identities where rules single the pair out, for classes always.
     pub pairs: BTreeMap<PairKey, u32>,
     /// Rulesets by number.
     pub rulesets: BTreeMap<u32, Arc<Ruleset>>,
-    /// Names of the zones of every identity; empty for world and node.
+    /// Names of the zones of every identity; world, node and virtual are not among them.
     pub zones: BTreeMap<Identity, Arc<[Arc<str>]>>,
     /// Rules by number.
     pub rules: BTreeMap<u32, Arc<RuleEntry>>,
@@ -62,9 +62,20 @@ impl Image {
         }
     }
 
-    /// What the policy says of a flow between two identities. `port` is the receiver's; of ICMP
+    /// What the socket layers do with a flow between two identities: the policy's word, or, for a virtual
+    /// receiver in sight of the guard, nothing, so that the guard decides.
+    pub fn judge(&self, from: Identity, to: Identity, flow: &Flow) -> Cell {
+        if to == Identity::VIRTUAL && flow.guarded {
+            let deferred = SideAnswer { verdict: Verdict::Allow, reason: Reason::Virtual, rule: 0 };
+            return Cell::new(deferred, deferred, Tls::Off);
+        }
+        self.lookup(from, to, flow.protocol, flow.port)
+    }
+
+    /// What the policy says of a flow between two identities, a virtual one being `world`. `port` is the receiver's; of ICMP
     /// `type << 8 | code`; 0 for protocols without ports.
     pub fn lookup(&self, from: Identity, to: Identity, protocol: Protocol, port: u16) -> Cell {
+        let (from, to) = (as_met(from), as_met(to));
         if !from.is_zoned() && !to.is_zoned() {
             let open = SideAnswer { verdict: Verdict::Allow, reason: Reason::Open, rule: 0 };
             return Cell::new(open, open, Tls::Off);
@@ -87,11 +98,12 @@ impl Image {
         self.pairs.get(&PairKey { from: class(from)?, to: class(to)? }).copied()
     }
 
-    /// The name of an identity: its zones joined by `+`, or `world`, or `node`.
+    /// The name of an identity: its zones joined by `+`, or `world`, `node` or `virtual`.
     pub fn label(&self, identity: Identity) -> String {
         match identity {
             Identity::WORLD => "world".into(),
             Identity::NODE => "node".into(),
+            Identity::VIRTUAL => "virtual".into(),
             _ => match self.zones.get(&identity) {
                 Some(zones) => zones.join("+"),
                 None => format!("identity {}", identity.0),
@@ -111,6 +123,14 @@ impl Image {
     /// Entries of all rulesets together.
     pub fn rule_entries(&self) -> usize {
         self.rulesets.values().map(|ruleset| ruleset.entries().len()).sum()
+    }
+}
+
+/// What rules take an identity for: to them, a virtual address is of the world.
+const fn as_met(identity: Identity) -> Identity {
+    match identity {
+        Identity::VIRTUAL => Identity::WORLD,
+        other => other,
     }
 }
 

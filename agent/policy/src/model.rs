@@ -5,13 +5,17 @@
 //!
 //! # Meaning
 //! - An endpoint is in the zones that name its cgroup (or a cgroup above it) and in those that hold its
-//!   address. In no zone, it is `node` if the address is this host's own, else `world`.
+//!   address. In no zone, it is `node` if the address is this host's own, else `virtual` if the address
+//!   is declared so, else `world`.
 //! - A flow has two sides: the opener's (egress) and the receiver's (ingress). The side of an endpoint
 //!   in no zone is open. Otherwise the admin tier decides by first match; then any deny of the normal
 //!   tier; then any allow; then a zone that both ends share; then isolation, if a zone of the side asks
 //!   for it in that direction; then the baseline tier by first match; then the side is open.
 //! - A denial counts as one only if the zones of that side that are in enforce mode deny by themselves;
 //!   else it is an audit.
+//! - A virtual address is nobody's: who really receives is known only after translation. Where the guard
+//!   sees what leaves the opener's namespace, a flow to one passes the socket layers, and the guard
+//!   decides. Everywhere else, and as a source, a virtual address is `world`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,6 +35,7 @@ pub use rule::{Action, PortMatch, Ports, Rule, RuleRef, Selector, Sides, Tier};
 pub struct Model {
     zones: Vec<Arc<Zone>>,
     rules: Vec<Arc<Rule>>,
+    virtuals: Arc<[Prefix]>,
 }
 
 impl Model {
@@ -39,7 +44,14 @@ impl Model {
     pub fn new(mut zones: Vec<Arc<Zone>>, mut rules: Vec<Arc<Rule>>) -> Self {
         zones.sort_by(|a, b| a.name.cmp(&b.name));
         rules.sort_by(|a, b| a.location.cmp(&b.location));
-        Self { zones, rules }
+        Self { zones, rules, virtuals: Arc::new([]) }
+    }
+
+    /// The same with these virtual addresses.
+    pub fn with_virtuals(self, mut virtuals: Vec<Prefix>) -> Self {
+        virtuals.sort_unstable();
+        virtuals.dedup();
+        Self { virtuals: virtuals.into(), ..self }
     }
 
     /// The zones, sorted by name.
@@ -50,6 +62,11 @@ impl Model {
     /// The rules, sorted by file and line.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// The virtual addresses, sorted.
+    pub const fn virtuals(&self) -> &Arc<[Prefix]> {
+        &self.virtuals
     }
 
     /// The zone of this name.
@@ -242,6 +259,9 @@ pub struct Flow {
     pub protocol: Protocol,
     /// The receiver's port; of ICMP `type << 8 | code`; 0 for protocols without ports.
     pub port: u16,
+    /// Whether the guard sees what leaves the namespace of the end at hand, which must not be the
+    /// host's: only then may a flow to a virtual address be left to it.
+    pub guarded: bool,
 }
 
 /// The word for a TLS level in zone files and on the command line.

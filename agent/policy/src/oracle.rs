@@ -32,6 +32,12 @@ impl Decision {
         self.egress.verdict.max(self.ingress.verdict)
     }
 
+    /// Whether the socket layers leave the verdict to the guard, because the receiver is a virtual
+    /// address: what they let pass is judged after translation.
+    pub fn is_deferred(&self) -> bool {
+        self.egress.reason == Reason::Virtual
+    }
+
     /// The rules, if any, of the sides whose verdict is the flow's.
     pub fn deciding(&self) -> impl Iterator<Item = &RuleRef> {
         let verdict = self.verdict();
@@ -62,6 +68,8 @@ pub enum Party {
     World,
     /// In no zone, and this host itself.
     Node,
+    /// A virtual address: nobody, before translation.
+    Virtual,
     /// In these zones, by name.
     Zones(Vec<Arc<str>>),
 }
@@ -81,19 +89,31 @@ pub fn party(model: &Model, facts: &Facts, end: &Endpoint) -> Party {
         Party::Zones(names)
     } else if end.addr.is_loopback() || facts.node_addresses.contains(&end.addr) {
         Party::Node
+    } else if holds(model.virtuals(), end.addr) {
+        Party::Virtual
     } else {
         Party::World
     }
 }
 
-/// Decides a flow between two parties; of `flow` only protocol and port are looked at.
+/// Decides a flow between two parties; of `flow` its ends are not looked at.
 pub fn judge_parties(model: &Model, from: &Party, to: &Party, flow: &Flow) -> Decision {
+    if *to == Party::Virtual && flow.guarded {
+        let deferred = || because(Verdict::Allow, Reason::Virtual, None);
+        return Decision { egress: deferred(), ingress: deferred(), tls: Tls::Off };
+    }
+    let (from, to) = (as_met(from), as_met(to));
     let judge_side = |egress: bool| {
         let case = Case { model, from, to, flow, egress };
         case.decide()
     };
     let tls = [true, false].into_iter().map(|egress| Case { model, from, to, flow, egress }.tls()).max();
     Decision { egress: judge_side(true), ingress: judge_side(false), tls: tls.unwrap_or_default() }
+}
+
+/// What rules take a party for: to them, who is nobody is of the world.
+fn as_met(party: &Party) -> &Party {
+    if *party == Party::Virtual { &Party::World } else { party }
 }
 
 /// One side of one flow.
@@ -221,7 +241,7 @@ impl Case<'_> {
 fn names(party: &Party) -> &[Arc<str>] {
     match party {
         Party::Zones(names) => names,
-        Party::World | Party::Node => &[],
+        Party::World | Party::Node | Party::Virtual => &[],
     }
 }
 

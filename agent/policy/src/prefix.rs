@@ -55,6 +55,31 @@ impl Prefix {
     pub fn overlaps(&self, other: &Self) -> bool {
         self.covers_prefix(other) || other.covers_prefix(self)
     }
+
+    /// The addresses that both have, as prefixes of one family; `None` if there is none.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let narrower = if self.len >= other.len { self } else { other };
+        (self.is_v4() == other.is_v4() && self.overlaps(other)).then_some(*narrower)
+    }
+
+    /// Whether the prefixes of `parts` together leave no address of it out.
+    pub fn is_covered_by(&self, parts: &[Self]) -> bool {
+        let within: Vec<Self> =
+            parts.iter().filter(|part| self.intersection(part).is_some()).copied().collect();
+        if within.iter().any(|part| part.covers_prefix(self)) {
+            return true;
+        }
+        // Whatever is left lies deeper, so the halves come to an end.
+        !within.is_empty()
+            && self.halves().is_some_and(|halves| halves.iter().all(|h| h.is_covered_by(&within)))
+    }
+
+    /// Both halves of it, if it has more than one address.
+    fn halves(&self) -> Option<[Self; 2]> {
+        let len = self.len.checked_add(1).filter(|len| *len <= 128)?;
+        let upper = bits(self.addr) | 1 << (128 - u32::from(len));
+        Some([Self::new(self.addr, len), Self::new(Addr::from_octets(upper.to_be_bytes()), len)])
+    }
 }
 
 /// The address of the standard library as 16 bytes.
@@ -122,5 +147,25 @@ mod tests {
         assert!(wide.overlaps(&narrow) && narrow.overlaps(&wide));
         assert!(!wide.covers_bits(Addr::v4([11, 0, 0, 0])));
         assert!(Prefix::new(Addr::ANY, 0).covers_bits(Addr::from_octets([0xff; 16])));
+    }
+
+    #[test]
+    fn what_two_prefixes_have_in_common_is_of_one_family() {
+        let wide = Prefix::new(Addr::v4([10, 0, 0, 0]), 96 + 8);
+        let narrow = Prefix::new(Addr::v4([10, 9, 0, 0]), 96 + 16);
+        assert_eq!((wide.intersection(&narrow), narrow.intersection(&wide)), (Some(narrow), Some(narrow)));
+        assert_eq!(narrow.intersection(&Prefix::new(Addr::v4([10, 8, 0, 0]), 96 + 16)), None);
+        assert_eq!(wide.intersection(&Prefix::new(Addr::ANY, 0)), None);
+    }
+
+    #[test]
+    fn parts_cover_a_prefix_together() {
+        let part = |n: u8, len: u8| Prefix::new(Addr::v4([10, n, 0, 0]), 96 + len);
+        let whole = part(96, 12);
+        assert!(whole.is_covered_by(&[whole]) && whole.is_covered_by(&[part(0, 8)]));
+        assert!(whole.is_covered_by(&[part(104, 13), part(96, 14), part(0, 16), part(100, 14)]));
+        assert!(!whole.is_covered_by(&[part(104, 13), part(96, 14)]));
+        assert!(!whole.is_covered_by(&[Prefix::new(Addr::ANY, 0)]), "another family");
+        assert!(!whole.is_covered_by(&[]) && !Prefix::host(Addr::ANY).is_covered_by(&[whole]));
     }
 }

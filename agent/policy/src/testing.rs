@@ -64,12 +64,8 @@ pub struct Case {
 pub fn cases(zones: usize, rules: usize, flows: usize) -> impl Strategy<Value = Case> {
     (models(zones, rules), facts()).prop_flat_map(move |(model, facts)| {
         let ends = endpoints(&facts);
-        let flow = (ends.clone(), ends, protocols(), ports()).prop_map(|(from, to, protocol, port)| Flow {
-            from,
-            to,
-            protocol,
-            port,
-        });
+        let flow = (ends.clone(), ends, protocols(), ports(), any::<bool>())
+            .prop_map(|(from, to, protocol, port, guarded)| Flow { from, to, protocol, port, guarded });
         proptest::collection::vec(flow, flows).prop_map(move |flows| Case {
             model: model.clone(),
             facts: facts.clone(),
@@ -78,14 +74,17 @@ pub fn cases(zones: usize, rules: usize, flows: usize) -> impl Strategy<Value = 
     })
 }
 
-/// Policies with up to `zones` zones and `rules` rules, in all tiers.
+/// Policies with up to `zones` zones and `rules` rules, in all tiers. Virtual addresses may lie in zones,
+/// which the files cannot say; the zones have them then.
 pub fn models(zones: usize, rules: usize) -> impl Strategy<Value = Model> {
     (1..=zones, 0..=rules).prop_flat_map(|(zones, rules)| {
         let names: Vec<String> = (0..zones).map(|n| format!("z{n}")).collect();
         let zone_list: Vec<_> = names.iter().map(|name| zone(name.clone())).collect();
         let rule_list: Vec<_> = (0..rules).map(|line| rule(names.clone(), line as u32 + 1)).collect();
-        (zone_list, rule_list).prop_map(|(zones, rules)| {
+        let virtuals = proptest::collection::vec(prefixes(), 0..3);
+        (zone_list, rule_list, virtuals).prop_map(|(zones, rules, virtuals)| {
             Model::new(zones.into_iter().map(Arc::new).collect(), rules.into_iter().map(Arc::new).collect())
+                .with_virtuals(virtuals)
         })
     })
 }

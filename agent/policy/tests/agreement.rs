@@ -34,7 +34,7 @@ fn agree(case: &Case) -> Result<(), TestCaseError> {
     for flow in &case.flows {
         let expected = oracle::judge(&case.model, &case.facts, flow);
         let [from, to] = [&flow.from, &flow.to].map(|end| identity(&image, case, end));
-        let cell = image.lookup(from, to, flow.protocol, flow.port);
+        let cell = image.judge(from, to, flow);
         let context = || format!("{flow:?}\n{} to {}\n{image}", image.label(from), image.label(to));
         prop_assert_eq!(answer(&image, cell.egress()), expected.egress, "{}", context());
         prop_assert_eq!(answer(&image, cell.ingress()), expected.ingress, "{}", context());

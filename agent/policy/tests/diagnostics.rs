@@ -40,6 +40,16 @@ fn mistakes_between_files_name_the_other_file() {
 }
 
 #[test]
+fn virtual_addresses_are_declared_once_and_are_in_no_zone_of_any_file() {
+    let a = "[virtual]\ncidrs = [\"10.96.0.0/12\", \"10.112.0.0/24\"]\n";
+    let b = "[virtual]\ncidrs = [\"10.112.0.0/24\", \"10.96.0.0/12\", \"fd00:96::/108\"]\n";
+    let c = "[zone.web]\ncidrs = [\"10.100.0.0/16\"]\n";
+    let files = [("a.toml".into(), a.into()), ("b.toml".into(), b.into()), ("c.toml".into(), c.into())];
+    let shown = diagnostics(files);
+    insta::assert_snapshot!("virtual-files", shown.render(false));
+}
+
+#[test]
 fn a_file_that_cannot_be_read_hides_no_zone_from_the_others() {
     let a = "[zone.web]\ncidrs = [\"10.20.1.0/24\"]\n[[allow]]\nfrom = \"web\"\nto = \"db\"\n";
     let shown = diagnostics([("a.toml".into(), a.into()), ("b.toml".into(), "[zone.db".into())]);

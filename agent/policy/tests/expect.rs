@@ -18,6 +18,8 @@ from = "web"
 to = "world"
 side = "egress"
 ports = ["icmp/echo", "tcp/443"]
+[virtual]
+cidrs = ["10.96.0.0/12"]
 "#;
 
 #[test]
@@ -110,6 +112,17 @@ fn unknown_names_in_a_test_file_are_diagnosed() {
     )
     .unwrap_err();
     insta::assert_snapshot!("unknown-names-in-tests", text(&error));
+}
+
+/// What a test says of a virtual address would promise something that only the guard can keep.
+#[test]
+fn a_virtual_address_receives_nothing_in_a_test() {
+    let test = |from: &str, to: &str| {
+        tests(&format!("[[test]]\nname = 'x'\nfrom = {from}\nto = {to}\nport = 'tcp/80'\nexpect = 'audit'"))
+    };
+    assert_eq!(test("'10.96.0.1'", "'10.20.3.1'").unwrap().failed(), 0);
+    insta::assert_snapshot!("virtual-in-tests", text(&test("'web'", "'10.96.0.1'").unwrap_err()));
+    assert!(test("'web'", "{ addr = '10.96.0.1', cgroup = 'api' }").is_err());
 }
 
 #[test]

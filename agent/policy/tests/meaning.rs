@@ -31,6 +31,10 @@ fn judge(rules: &str, from: &str, to: &str, port: &str) -> String {
 }
 
 fn explained(model: &Model, from: &str, to: &str, port: &str) -> Explanation {
+    explained_where(model, from, to, port, true)
+}
+
+fn explained_where(model: &Model, from: &str, to: &str, port: &str, guarded: bool) -> Explanation {
     let facts = Facts {
         cgroups: [(1, ""), (2, "api"), (3, "api/worker"), (4, "other")]
             .map(|(id, path)| (id, path.into()))
@@ -42,7 +46,7 @@ fn explained(model: &Model, from: &str, to: &str, port: &str) -> Explanation {
         Endpoint { addr: from_ip(addr.parse().unwrap()), cgroup: cgroup.map(Into::into) }
     };
     let ports = bulkhead_policy::ports::parse(port).unwrap()[0];
-    let flow = Flow { from: end(from), to: end(to), protocol: ports.protocol, port: ports.first };
+    let flow = Flow { from: end(from), to: end(to), protocol: ports.protocol, port: ports.first, guarded };
     let image = compile(model, &facts, &mut Numbers::default()).unwrap();
     let explanation = explain(model, &facts, &image, &flow);
     assert!(explanation.agrees, "{explanation}");
@@ -222,6 +226,45 @@ fn prefixes_of_one_family_leave_the_other_alone() {
     assert_eq!(explained(&model, "192.0.2.9", "10.0.0.1", "tcp/80").to.label, "world");
     assert_eq!(explained(&model, "192.0.2.9", "::1", "tcp/80").to.label, "all");
     assert_eq!(explained(&model, "192.0.2.9", "127.0.0.1", "tcp/80").to.label, "node");
+}
+
+#[test]
+fn a_virtual_address_is_left_to_the_guard_where_there_is_one() {
+    let text = "[zone.net]\ncidrs = [\"10.0.0.0/8\"]\nexcept = [\"10.96.0.0/12\"]\n\
+                [zone.api]\ncgroups = [\"api\"]\n\
+                [virtual]\ndescription = \"services\"\ncidrs = [\"10.96.0.0/12\", \"fd00:96::/108\"]\n";
+    let rules = allow("out", "net", "world", "ports = [\"tcp/1\"]");
+    let sources = Sources::new([Source::new("x.toml", format!("{text}{rules}").into_bytes())]);
+    let model = load(&sources, &Capabilities::this_build()).unwrap().model;
+    let judge = |from, to, port, guarded| {
+        let explanation = explained_where(&model, from, to, port, guarded);
+        let label = if guarded { &explanation.to.label } else { &explanation.from.label };
+        format!("{label}: {}", short(&explanation))
+    };
+    let deferred = "virtual: allow (virtual) / allow (virtual)";
+    assert_eq!(judge("10.0.1.1", "10.96.0.1", "tcp/80", true), deferred);
+    assert_eq!(judge("192.0.2.9", "fd00:96::a", "udp/53", true), deferred);
+    // Out of the guard's sight it is the world, and so it is as a source.
+    assert_eq!(judge("10.0.1.1", "10.96.0.1", "tcp/80", false), "net: deny (default) / allow (open)");
+    assert_eq!(judge("10.0.1.1", "10.96.0.1", "tcp/1", false), "net: allow (allow-rule) out / allow (open)");
+    assert_eq!(judge("10.96.0.1", "10.0.1.1", "tcp/1", true), "net: allow (open) / deny (default)");
+    assert_eq!(judge("10.96.0.1", "10.96.0.2", "tcp/1", false), "virtual: allow (open) / allow (open)");
+    // Whose cgroup is known is somebody, whatever the address.
+    assert_eq!(judge("192.0.2.9", "api@10.96.0.1", "tcp/1", true), "api: allow (open) / deny (default)");
+    let shown = [true, false]
+        .map(|guarded| explained_where(&model, "10.0.1.1", "10.96.0.1", "tcp/80", guarded).to_string());
+    insta::assert_snapshot!("virtual", shown.join("\n"));
+}
+
+/// An address of this host is this host's, also where somebody has declared it virtual.
+#[test]
+fn the_hosts_own_addresses_are_never_virtual() {
+    let text = "[zone.web]\ncidrs = [\"10.0.1.0/24\"]\n[virtual]\ncidrs = [\"192.0.2.0/24\"]\n";
+    let sources = Sources::new([Source::new("x.toml", text.into())]);
+    let model = load(&sources, &Capabilities::this_build()).unwrap().model;
+    let own = explained(&model, "10.0.1.1", "192.0.2.1", "tcp/80");
+    assert_eq!((&*own.to.label, &*short(&own)), ("node", "deny (default) / allow (open)"));
+    assert_eq!(explained(&model, "10.0.1.1", "192.0.2.2", "tcp/80").to.label, "virtual");
 }
 
 #[test]

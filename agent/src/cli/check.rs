@@ -26,6 +26,8 @@ struct Findings<'a> {
     files: usize,
     zones: usize,
     rules: usize,
+    /// Prefixes of virtual addresses.
+    virtuals: usize,
     diagnostics: &'a Diagnostics,
     /// An error that belongs to no line: a path that cannot be read, a policy that does not fit.
     error: Option<String>,
@@ -42,8 +44,7 @@ impl Args {
         let loaded = match load(&sources, &Capabilities::this_build()) {
             Ok(loaded) => loaded,
             Err(diagnostics) => {
-                let findings =
-                    Findings { ok: false, files, zones: 0, rules: 0, diagnostics: &diagnostics, error: None };
+                let findings = Findings::none(&diagnostics, files);
                 return self.report(&findings);
             }
         };
@@ -56,6 +57,7 @@ impl Args {
             files,
             zones: loaded.model.zones().len(),
             rules: loaded.model.rules().len(),
+            virtuals: loaded.model.virtuals().len(),
             diagnostics: &loaded.warnings,
             error: None,
         })
@@ -72,7 +74,12 @@ impl Args {
 
 impl<'a> Findings<'a> {
     fn failed(diagnostics: &'a Diagnostics, files: usize, error: String) -> Self {
-        Self { ok: false, files, zones: 0, rules: 0, diagnostics, error: Some(error) }
+        Self { error: Some(error), ..Self::none(diagnostics, files) }
+    }
+
+    /// No policy came of it.
+    fn none(diagnostics: &'a Diagnostics, files: usize) -> Self {
+        Self { ok: false, files, zones: 0, rules: 0, virtuals: 0, diagnostics, error: None }
     }
 
     fn text(&self) -> String {
@@ -84,7 +91,11 @@ impl<'a> Findings<'a> {
         let warnings = self.diagnostics.len() - self.diagnostics.errors();
         text.push_str(&if self.ok {
             let Self { files, zones, rules, .. } = self;
-            format!("ok: {files} files, {zones} zones, {rules} rules, {warnings} warnings\n")
+            let virtuals = match self.virtuals {
+                0 => String::new(),
+                some => format!("{some} virtual prefixes, "),
+            };
+            format!("ok: {files} files, {zones} zones, {rules} rules, {virtuals}{warnings} warnings\n")
         } else {
             format!("{errors} errors, {warnings} warnings\n")
         });

@@ -13,8 +13,8 @@ use crate::control::{Reply, Request};
 use crate::explain::Case;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "SRC and DST are an address, the name of a zone, `world`, `node`, a cgroup's path \
-                        below the cgroup root, or ADDRESS@CGROUP.\n\nExit codes: 0 answered, 1 no answer, or \
+#[command(after_help = "SRC and DST are an address, the name of a zone, `world`, `node`, `virtual`, a \
+                        cgroup's path below the cgroup root, or ADDRESS@CGROUP.\n\nExit codes: 0 answered, 1 no answer, or \
                         the kernel disagrees with the zone files, 2 wrong usage.")]
 pub(super) struct Args {
     /// Who opens the flow

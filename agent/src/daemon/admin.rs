@@ -118,6 +118,10 @@ impl Admin {
                 .to_owned());
         };
         let case = Case::new(model, &snapshot.facts, question).map_err(|error| error.to_string())?;
+        let case = match case.opener().and_then(|addr| self.reader.is_guarded(&addr)) {
+            Some(guarded) => case.guarded(guarded),
+            None => case,
+        };
         let mut explanation = case.explain();
         match case.kernel_query(image) {
             Some((from, to, protocol, port)) => {

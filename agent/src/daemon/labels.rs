@@ -34,6 +34,7 @@ impl Labels {
         match identity {
             Identity::WORLD => "world".into(),
             Identity::NODE => "node".into(),
+            Identity::VIRTUAL => "virtual".into(),
             Identity(number) => self.0.get(&number).cloned().unwrap_or_else(|| "unknown".into()),
         }
     }
@@ -59,5 +60,6 @@ mod tests {
         assert_eq!(&*labels.get(Identity(18)), "unknown");
         assert_eq!(&*labels.get(Identity::WORLD), "world");
         assert_eq!(&*labels.get(Identity::NODE), "node");
+        assert_eq!(&*labels.get(Identity::VIRTUAL), "virtual");
     }
 }

@@ -30,7 +30,7 @@ pub enum End {
 }
 
 impl End {
-    /// Understands `asked`: an address, `ADDRESS@CGROUP`, a zone of the model, `world`, `node`, or a
+    /// Understands `asked`: an address, `ADDRESS@CGROUP`, a zone of the model, `world`, `node`, `virtual`, or a
     /// cgroup's path below the cgroup root.
     pub fn parse(asked: &str, model: &Model, facts: &Facts) -> Result<Self, QuestionError> {
         if let Some((address, cgroup)) = asked.split_once('@') {
@@ -47,6 +47,7 @@ impl End {
         match asked {
             "world" => return Ok(Self::Zone(Party::World)),
             "node" => return Ok(Self::Zone(Party::Node)),
+            "virtual" => return Ok(Self::Zone(Party::Virtual)),
             _ => {}
         }
         if let Some(zone) = model.zone(asked) {
@@ -121,10 +122,10 @@ impl End {
                 let own = facts.node_addresses.iter().copied().chain([Addr::v4([127, 0, 0, 1])]);
                 by_address(image, own, Identity::NODE)
             }
+            Self::Zone(Party::Virtual) => by_prefix(image, Identity::VIRTUAL),
             Self::Zone(Party::Zones(zones)) => {
                 let identity = image.identity_of_zones(zones)?;
-                let prefixes = image.prefixes.iter().filter(|(_, found)| **found == identity);
-                by_address(image, prefixes.map(|(prefix, _)| prefix.addr), identity).or_else(|| {
+                by_prefix(image, identity).or_else(|| {
                     let mut workloads = image.workloads.iter();
                     let (cgroup, _) = workloads.find(|(_, found)| **found == identity)?;
                     let alone = image.identity(*cgroup, Addr::ANY) == Some(identity);
@@ -133,6 +134,11 @@ impl End {
             }
         }
     }
+}
+
+fn by_prefix(image: &Image, identity: Identity) -> Option<EndpointQuery> {
+    let prefixes = image.prefixes.iter().filter(|(_, found)| **found == identity);
+    by_address(image, prefixes.map(|(prefix, _)| prefix.addr), identity)
 }
 
 fn by_address(

@@ -7,7 +7,8 @@
 mod ends;
 
 use bulkhead_abi::tables::SideAnswer;
-use bulkhead_abi::{Cell, Identity, Protocol};
+use bulkhead_abi::{Addr, Cell, Identity, Protocol};
+use bulkhead_policy::explain::{DEFERRED, NOT_DEFERRED};
 use bulkhead_policy::model::{Location, PortMatch, RuleRef, tls_name};
 use bulkhead_policy::oracle::{Decision, Party, SideDecision, judge_parties};
 use bulkhead_policy::{Endpoint, Facts, Flow, Image, Model};
@@ -59,6 +60,7 @@ pub struct Case<'a> {
     to: End,
     protocol: Protocol,
     port: u16,
+    guarded: bool,
 }
 
 impl<'a> Case<'a> {
@@ -73,7 +75,19 @@ impl<'a> Case<'a> {
             (one, other) => one.or(other),
         };
         let (protocol, port) = one_port(&asked.port, family)?;
-        Ok(Self { model, facts, asked, from, to, protocol, port })
+        let guarded = from.party(model, facts) != Party::Node;
+        Ok(Self { model, facts, asked, from, to, protocol, port, guarded })
+    }
+
+    /// The opener's address, where one was given.
+    pub fn opener(&self) -> Option<Addr> {
+        self.from.addr()
+    }
+
+    /// The same where the guard sees, or does not see, what leaves the opener's namespace. Unless it is
+    /// told, it does: but never the node's own.
+    pub fn guarded(self, guarded: bool) -> Self {
+        Self { guarded: guarded && self.guarded, ..self }
     }
 
     /// What the zone files say.
@@ -83,6 +97,9 @@ impl<'a> Case<'a> {
         let mut notes = Vec::new();
         for (end, asked) in [(&self.from, &self.asked.from), (&self.to, &self.asked.to)] {
             notes.extend(end.note(asked, self.facts));
+        }
+        if to == Party::Virtual {
+            notes.push(if decision.is_deferred() { DEFERRED } else { NOT_DEFERRED }.to_owned());
         }
         Explanation {
             from: self.from.view(&self.asked.from, &from),
@@ -112,9 +129,11 @@ impl<'a> Case<'a> {
         policy: &Answer,
     ) -> KernelView {
         let open = !answer.from.is_zoned() && !answer.to.is_zoned();
+        let deferred = answer.to == Identity::VIRTUAL && self.guarded;
         let cell = answer
             .cell
-            .or_else(|| open.then(|| image.lookup(answer.from, answer.to, self.protocol, self.port)));
+            .filter(|_| !deferred)
+            .or_else(|| (open || deferred).then(|| image.judge(answer.from, answer.to, &self.flow())));
         let kernel = cell.map(|cell| cell_answer(&cell, image));
         KernelView {
             from: label(answer.from),
@@ -126,10 +145,14 @@ impl<'a> Case<'a> {
     }
 
     fn decide(&self, from: &Party, to: &Party) -> Decision {
-        // Of the flow the oracle looks at protocol and port alone: the parties are known.
-        let nowhere = Endpoint::at(bulkhead_abi::Addr::ANY);
-        let flow = Flow { from: nowhere.clone(), to: nowhere, protocol: self.protocol, port: self.port };
-        judge_parties(self.model, from, to, &flow)
+        judge_parties(self.model, from, to, &self.flow())
+    }
+
+    /// The flow without its ends, which are known as parties.
+    fn flow(&self) -> Flow {
+        let Self { protocol, port, guarded, .. } = *self;
+        let nowhere = || Endpoint::at(Addr::ANY);
+        Flow { from: nowhere(), to: nowhere(), protocol, port, guarded }
     }
 
     fn policy_answer(&self, decision: &Decision) -> Answer {
@@ -205,6 +228,7 @@ impl EndView {
         let zone = match party {
             Party::World => "world".to_owned(),
             Party::Node => "node".to_owned(),
+            Party::Virtual => "virtual".to_owned(),
             Party::Zones(zones) => zones.join("+"),
         };
         Self { asked: asked.to_owned(), address, cgroup, zone }

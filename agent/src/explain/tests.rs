@@ -12,6 +12,9 @@ const POLICY: &str = r#"
 [zone.web]
 cidrs = ["10.1.0.0/16", "fd00:1::/64"]
 
+[virtual]
+cidrs = ["10.96.0.0/12"]
+
 [zone.db]
 cgroups = ["db.service"]
 
@@ -47,8 +50,18 @@ fn scene() -> Scene {
 
 impl Scene {
     fn ask(&self, from: &str, to: &str, port: &str) -> Result<(Explanation, KernelView), QuestionError> {
+        self.ask_where(from, to, port, true)
+    }
+
+    fn ask_where(
+        &self,
+        from: &str,
+        to: &str,
+        port: &str,
+        guarded: bool,
+    ) -> Result<(Explanation, KernelView), QuestionError> {
         let asked = Question { from: from.into(), to: to.into(), port: port.into() };
-        let case = Case::new(&self.model, &self.facts, &asked)?;
+        let case = Case::new(&self.model, &self.facts, &asked)?.guarded(guarded);
         let explanation = case.explain();
         // The image answers in the kernel's place.
         let (from, to, protocol, port) = case.kernel_query(&self.image).unwrap();
@@ -75,7 +88,7 @@ fn a_rule_is_named_with_its_line_and_the_kernel_agrees() {
         assert_eq!((&*policy.from.zone, &*policy.to.zone), ("web", "db"), "{from} {to}");
         assert_eq!(policy.policy.verdict, "allow", "{from} {to}");
         let rule = policy.policy.ingress.rule.clone().unwrap();
-        assert_eq!((&*rule.name, &*rule.file, rule.line), ("queries", "shop.toml", 8));
+        assert_eq!((&*rule.name, &*rule.file, rule.line), ("queries", "shop.toml", 11));
         assert!(kernel.agrees, "{from} {to}: {kernel:?} {policy:?}");
     }
 }
@@ -92,6 +105,27 @@ fn denials_say_why() {
     assert!(kernel.agrees);
     let (own, kernel) = scene.ask("node", "web", "udp/1").unwrap();
     assert_eq!((&*own.from.zone, &*own.policy.verdict), ("node", "deny"));
+    assert!(kernel.agrees);
+}
+
+#[test]
+fn a_virtual_address_is_left_to_the_guard_where_it_sees_the_opener() {
+    let scene = scene();
+    for (from, guarded, verdict, reason, note) in [
+        ("10.1.2.3", true, "allow", "virtual", DEFERRED),
+        ("10.1.2.3", false, "deny", "default", NOT_DEFERRED),
+        ("node", true, "allow", "open", NOT_DEFERRED),
+    ] {
+        let (policy, kernel) = scene.ask_where(from, "10.96.0.10", "tcp/443", guarded).unwrap();
+        assert_eq!(policy.to.zone, "virtual", "{from}");
+        assert_eq!((&*policy.policy.verdict, &*policy.policy.egress.reason), (verdict, reason), "{from}");
+        assert!(policy.notes.iter().any(|found| found == note), "{from}: {:?}", policy.notes);
+        assert!(kernel.agrees, "{from} {guarded}: {kernel:?} {policy:?}");
+    }
+    assert_eq!(scene.ask("web", "virtual", "tcp/443").unwrap().0.policy.egress.reason, "virtual");
+    // As a source it is the world.
+    let (policy, kernel) = scene.ask("10.96.0.10", "db.service", "tcp/5432").unwrap();
+    assert_eq!((&*policy.from.zone, &*policy.policy.verdict), ("virtual", "deny"));
     assert!(kernel.agrees);
 }
 

@@ -198,9 +198,9 @@ impl Conversation {
         if opener == End::Opener {
             return self.flow.clone();
         }
-        let Flow { from, to, protocol, port } = self.flow.clone();
+        let Flow { from, to, protocol, port, guarded } = self.flow.clone();
         let port = if protocol.has_ports() { self.port } else { port };
-        Flow { from: to, to: from, protocol, port }
+        Flow { from: to, to: from, protocol, port, guarded }
     }
 
     fn end(&self, end: End) -> &Endpoint {

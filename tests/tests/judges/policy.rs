@@ -62,7 +62,7 @@ impl Policy {
     /// What becomes of a packet that no rule can judge: the zones of the end at hand say how bad it is.
     pub fn anomaly(&self, own: &Endpoint, from: &Endpoint, to: &Endpoint, reason: Reason) -> Decision {
         let (verdict, reason) = match self.party(own) {
-            Party::World | Party::Node => (Verdict::Allow, Reason::Open),
+            Party::World | Party::Node | Party::Virtual => (Verdict::Allow, Reason::Open),
             Party::Zones(names) => {
                 let enforcing =
                     names.iter().any(|name| self.model.zone(name).is_some_and(|z| z.mode == Mode::Enforce));
@@ -87,6 +87,7 @@ impl Policy {
         match self.party(end) {
             Party::World => "world".into(),
             Party::Node => "node".into(),
+            Party::Virtual => "virtual".into(),
             Party::Zones(names) => names.join("+"),
         }
     }

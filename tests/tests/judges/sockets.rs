@@ -214,7 +214,13 @@ impl Field {
         let port = listener.local.port();
         let end =
             |addr, workload: usize| Endpoint { addr: abi(addr), cgroup: Some(WORKLOADS[workload].into()) };
-        let flow = Flow { from: end(from, plan.client.1), to: end(to, plan.server.1), protocol, port };
+        let flow = Flow {
+            from: end(from, plan.client.1),
+            to: end(to, plan.server.1),
+            protocol,
+            port,
+            guarded: false,
+        };
         let (to, from) = (SocketAddr::new(to, port), SocketAddr::new(from, 0));
         Talk { plan, flow, to, from, listener, socket: None }
     }

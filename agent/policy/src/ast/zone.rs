@@ -1,25 +1,26 @@
 //! `[zone.NAME]`.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeString, DeTable};
 
 use super::ZoneAst;
+use super::prefixes::prefixes;
 use crate::model::{CgroupPattern, Mode, PatternError, Posture, Zone};
-use crate::prefix::{Prefix, from_ip};
+use crate::prefix::Prefix;
 use crate::reader::{Reader, Text, Value};
 
 const KEYS: [&str; 7] = ["description", "cidrs", "except", "cgroups", "mode", "default", "isolated"];
 
 /// Selectors of the language that this build has no part for.
-const UNSUPPORTED: [(&str, &str); 3] =
-    [("pods", "Kubernetes support"), ("virtual", "Kubernetes support"), ("names", "name resolution")];
+const UNSUPPORTED: [(&str, &str); 2] = [("pods", "Kubernetes support"), ("names", "name resolution")];
 
 /// Names of selectors that no zone may have.
 pub(crate) const BUILT_IN: [&str; 3] = ["any", "world", "node"];
+
+/// What verdicts and metrics call virtual addresses.
+pub(crate) const VIRTUAL: &str = "virtual";
 
 const MAX_NAME: usize = 63;
 
@@ -28,9 +29,9 @@ pub(super) fn read(reader: &mut Reader, name: &Spanned<DeString<'_>>, body: &Val
     let text = name.get_ref().to_string();
     check_name(reader, &Text { text: text.clone(), span: span.clone() });
     let table = reader.table(body, "a zone")?;
-    let known: Vec<&str> = KEYS.into_iter().chain(UNSUPPORTED.map(|(key, _)| key)).collect();
+    let known: Vec<&str> = KEYS.into_iter().chain(UNSUPPORTED.map(|(key, _)| key)).chain([VIRTUAL]).collect();
     reader.check_keys(table, &known, "a zone");
-    let unsupported = refuse_unsupported(reader, table);
+    let refused = refuse_unsupported(reader, table) | refuse_virtual(reader, table);
 
     let mut zone = Zone { location: reader.location(span.start), ..Zone::new(&text) };
     if let Some(value) = table.get("description") {
@@ -52,7 +53,7 @@ pub(super) fn read(reader: &mut Reader, name: &Spanned<DeString<'_>>, body: &Val
     if let Some(value) = table.get("default") {
         read_default(reader, value, &mut zone);
     }
-    if !unsupported && table.get("cidrs").is_none() && table.get("cgroups").is_none() {
+    if !refused && table.get("cidrs").is_none() && table.get("cgroups").is_none() {
         let help = "give it `cidrs` or `cgroups`; a selector that matches nothing at the moment is fine";
         let message = format!("zone `{text}` selects nothing");
         reader.error("bulkhead::zone-without-selector", span.clone(), message, "no selector", help);
@@ -65,6 +66,11 @@ fn check_name(reader: &mut Reader, name: &Text) {
     if BUILT_IN.contains(&text.as_str()) {
         let message = format!("`{text}` is built in and cannot be a zone");
         let help = "choose another name; rules may use the built-in one as it is";
+        return reader.error("bulkhead::built-in-zone", span.clone(), message, "built in", help);
+    }
+    if text == VIRTUAL {
+        let message = format!("`{text}` cannot be a zone: verdicts call virtual addresses so");
+        let help = "choose another name; virtual addresses are declared under `[virtual]`";
         return reader.error("bulkhead::built-in-zone", span.clone(), message, "built in", help);
     }
     let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(byte);
@@ -92,6 +98,14 @@ fn refuse_unsupported(reader: &mut Reader, table: &DeTable<'_>) -> bool {
     found
 }
 
+fn refuse_virtual(reader: &mut Reader, table: &DeTable<'_>) -> bool {
+    let Some((key, _)) = table.get_key_value(VIRTUAL) else { return false };
+    let message = "a zone has no virtual addresses: they are nobody's";
+    let help = "declare them under `[virtual]`, once for all zones: `cidrs = [\"10.96.0.0/12\"]`";
+    reader.error("bulkhead::virtual-in-zone", key.span(), message, "in a zone", help);
+    true
+}
+
 fn read_default(reader: &mut Reader, value: &Value<'_>, zone: &mut Zone) {
     let Some(table) = reader.table(value, "`default`") else { return };
     reader.check_keys(table, &["ingress", "egress"], "`default`");
@@ -106,84 +120,6 @@ fn read_default(reader: &mut Reader, value: &Value<'_>, zone: &mut Zone) {
         if let Some(value) = table.get(key) {
             let what = format!("`default.{key}`");
             *posture = reader.word(value, &what, &words, "bulkhead::bad-default").unwrap_or_default();
-        }
-    }
-}
-
-fn prefixes(reader: &mut Reader, table: &DeTable<'_>, key: &str) -> Vec<(Prefix, Text)> {
-    let Some(value) = table.get(key) else { return Vec::new() };
-    let mut found: Vec<(Prefix, Text)> = Vec::new();
-    for text in reader.strings(value, &format!("`{key}`")) {
-        if let Some(prefix) = prefix(reader, &text) {
-            found.push((prefix, text));
-        }
-    }
-    // Written differently, the same all the same.
-    let mut by_prefix: Vec<&(Prefix, Text)> = found.iter().collect();
-    by_prefix.sort_by_key(|(prefix, text)| (*prefix, text.span.start));
-    for (first, second) in by_prefix.iter().zip(by_prefix.iter().skip(1)).filter(|(a, b)| a.0 == b.0) {
-        let message = format!("`{}` stands twice in `{key}`", second.0);
-        let diagnostic = crate::diagnostic::Diagnostic::error(
-            "bulkhead::duplicate-entry",
-            &reader.source,
-            second.1.span.clone(),
-            message,
-            "the second time",
-        );
-        let diagnostic = diagnostic.also(first.1.span.clone(), "the first time");
-        reader.diagnostics.push(diagnostic.help("take one of them out"));
-    }
-    found
-}
-
-fn prefix(reader: &mut Reader, text: &Text) -> Option<Prefix> {
-    let Text { text, span } = text;
-    let span = span.clone();
-    let Ok(net) = text.parse::<IpNet>() else {
-        let (label, help) = explain_prefix(text);
-        reader.error("bulkhead::bad-prefix", span, format!("`{text}` is not a prefix"), label, help);
-        return None;
-    };
-    if let IpNet::V6(v6) = net
-        && v6.prefix_len() >= 96
-        && let Some(v4) = v6.addr().to_ipv4_mapped()
-    {
-        let help = format!("write `{v4}/{}`", v6.prefix_len() - 96);
-        let message = format!("`{text}` is IPv4 written as IPv6");
-        reader.error("bulkhead::mapped-prefix", span, message, "an IPv4-mapped address", help);
-        return None;
-    }
-    if net.trunc() != net {
-        let help = format!(
-            "the network is `{}`; one address is `{}/{}`",
-            net.trunc(),
-            net.addr(),
-            net.max_prefix_len()
-        );
-        let message = format!("`{text}` has bits set behind its length");
-        reader.error("bulkhead::host-bits", span, message, "host bits set", help);
-        return None;
-    }
-    let v4_bits = if net.addr().is_ipv4() { 96 } else { 0 };
-    Some(Prefix::new(from_ip(net.addr()), v4_bits + net.prefix_len()))
-}
-
-fn explain_prefix(text: &str) -> (&'static str, String) {
-    let (addr, len) = match text.split_once('/') {
-        Some((addr, len)) => (addr, Some(len)),
-        None => (text, None),
-    };
-    match (addr.parse::<IpAddr>(), len) {
-        (Ok(addr), None) => {
-            let bits = if addr.is_ipv4() { 32 } else { 128 };
-            ("no length", format!("one address is `{addr}/{bits}`"))
-        }
-        (Ok(addr), Some(_)) => {
-            let bits = if addr.is_ipv4() { 32 } else { 128 };
-            ("bad length", format!("behind the slash stands a number from 0 to {bits}"))
-        }
-        (Err(_), _) => {
-            ("bad address", "write an address and a length, as in `10.20.1.0/24` or `fd00:20:1::/64`".into())
         }
     }
 }

@@ -36,7 +36,7 @@ impl Members {
         memo: &mut FlatMemo,
         numbers: &mut Numbers,
     ) -> Result<Self, CompileError> {
-        let flat = memo.flat(model.zones(), &facts.node_addresses);
+        let flat = memo.flat(model, &facts.node_addresses);
         let mut sets = flat.sets.clone();
 
         let by_addr: BTreeSet<SetId> = flat.entries.iter().filter_map(|(_, place)| place.set()).collect();
@@ -54,6 +54,7 @@ impl Members {
         let place = |place: &Place| match place {
             Place::World => Identity::WORLD,
             Place::Node => Identity::NODE,
+            Place::Virtual => Identity::VIRTUAL,
             Place::Zones(set) => identity(set),
         };
         let prefixes = memo.table(|| flat.entries.iter().map(|(prefix, at)| (*prefix, place(at))).collect());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bulkhead_abi::{Addr, Identity};
 
 use super::sets::{SetId, Sets, ZoneIndex, merged};
-use crate::model::Zone;
+use crate::model::{Model, Zone};
 use crate::prefix::Prefix;
 
 /// What an address means.
@@ -14,6 +14,7 @@ use crate::prefix::Prefix;
 pub(super) enum Place {
     World,
     Node,
+    Virtual,
     Zones(SetId),
 }
 
@@ -22,7 +23,7 @@ impl Place {
     pub(super) const fn set(self) -> Option<SetId> {
         match self {
             Self::Zones(set) => Some(set),
-            Self::World | Self::Node => None,
+            Self::World | Self::Node | Self::Virtual => None,
         }
     }
 }
@@ -50,6 +51,7 @@ impl Flat {
 #[derive(Debug, Default)]
 pub(super) struct FlatMemo {
     zones: Vec<Arc<Zone>>,
+    virtuals: Arc<[Prefix]>,
     node: BTreeSet<Addr>,
     flat: Option<Arc<Flat>>,
     table: Option<Arc<Table>>,
@@ -59,20 +61,23 @@ pub(super) struct FlatMemo {
 type Table = BTreeMap<Prefix, Identity>;
 
 impl FlatMemo {
-    /// The flat table of these zones on a host with these addresses.
-    pub(super) fn flat(&mut self, zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Arc<Flat> {
+    /// The flat table of this policy on a host with these addresses.
+    pub(super) fn flat(&mut self, model: &Model, node: &BTreeSet<Addr>) -> Arc<Flat> {
+        let zones = model.zones();
         let same_zone = |(a, b): (&Arc<Zone>, &Arc<Zone>)| {
             Arc::ptr_eq(a, b) || (a.name == b.name && a.cidrs == b.cidrs && a.except == b.except)
         };
         let same = self.zones.len() == zones.len()
             && self.zones.iter().zip(zones).all(same_zone)
+            && self.virtuals == *model.virtuals()
             && self.node == *node;
         match &self.flat {
             Some(flat) if same => Arc::clone(flat),
             _ => {
-                let flat = Arc::new(flatten(zones, node));
+                let flat = Arc::new(flatten(model, node));
                 *self = Self {
                     zones: zones.to_vec(),
+                    virtuals: Arc::clone(model.virtuals()),
                     node: node.clone(),
                     flat: Some(Arc::clone(&flat)),
                     table: None,
@@ -96,6 +101,8 @@ enum Mark {
     Out(ZoneIndex),
     /// The addresses below are this host's own.
     Node,
+    /// The addresses below are virtual.
+    Virtual,
     /// Nothing from above is meant for the addresses below.
     Barrier,
 }
@@ -106,13 +113,14 @@ struct Frame {
     within: Vec<ZoneIndex>,
     without: Vec<ZoneIndex>,
     node: bool,
+    is_virtual: bool,
     place: Place,
 }
 
 /// Sweeps all prefixes in address order, a longer one after the shorter ones around it, and keeps the
 /// ones that change what the next shorter one says.
-fn flatten(zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Flat {
-    let marks = marks(zones, node);
+fn flatten(model: &Model, node: &BTreeSet<Addr>) -> Flat {
+    let marks = marks(model, node);
     let mut flat = Flat::default();
     let mut open: Vec<Frame> = Vec::new();
     for group in marks.chunk_by(|a, b| a.0 == b.0) {
@@ -122,8 +130,8 @@ fn flatten(zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Flat {
         }
         let outer = open.last();
         let outer_place = outer.map_or(Place::World, |frame| frame.place);
-        let barrier = group.iter().any(|(_, mark)| *mark == Mark::Barrier);
-        let inherited = outer.filter(|_| !barrier);
+        let is = |mark: Mark| group.iter().any(|(_, found)| *found == mark);
+        let inherited = outer.filter(|_| !is(Mark::Barrier));
         let listed = |wanted: fn(&Mark) -> Option<ZoneIndex>| -> Vec<ZoneIndex> {
             group.iter().filter_map(|(_, mark)| wanted(mark)).collect()
         };
@@ -131,30 +139,33 @@ fn flatten(zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Flat {
         let ends = listed(|mark| if let Mark::Out(zone) = mark { Some(*zone) } else { None });
         let within = merged(inherited.map_or(&[], |frame| &frame.within), &begins);
         let without = merged(inherited.map_or(&[], |frame| &frame.without), &ends);
-        let node = inherited.is_some_and(|frame| frame.node) || group.iter().any(|(_, m)| *m == Mark::Node);
+        let node = inherited.is_some_and(|frame| frame.node) || is(Mark::Node);
+        let is_virtual = inherited.is_some_and(|frame| frame.is_virtual) || is(Mark::Virtual);
         let zones: Vec<ZoneIndex> =
             within.iter().copied().filter(|zone| without.binary_search(zone).is_err()).collect();
         let place = match flat.sets.intern(&zones) {
             SetId::EMPTY if node => Place::Node,
+            SetId::EMPTY if is_virtual => Place::Virtual,
             SetId::EMPTY => Place::World,
             set => Place::Zones(set),
         };
         if place != outer_place {
             flat.entries.push((prefix, place));
         }
-        open.push(Frame { prefix, within, without, node, place });
+        open.push(Frame { prefix, within, without, node, is_virtual, place });
     }
     flat
 }
 
-fn marks(zones: &[Arc<Zone>], node: &BTreeSet<Addr>) -> Vec<(Prefix, Mark)> {
+fn marks(model: &Model, node: &BTreeSet<Addr>) -> Vec<(Prefix, Mark)> {
     let mut marks = vec![
         (Prefix::ALL_V4, Mark::Barrier),
         (Prefix::new(Addr::v4([127, 0, 0, 0]), 96 + 8), Mark::Node),
         (Prefix::host(Addr::from_octets([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])), Mark::Node),
     ];
     marks.extend(node.iter().map(|addr| (Prefix::host(*addr), Mark::Node)));
-    for (index, zone) in (0..).zip(zones) {
+    marks.extend(model.virtuals().iter().map(|cidr| (*cidr, Mark::Virtual)));
+    for (index, zone) in (0..).zip(model.zones()) {
         marks.extend(zone.cidrs.iter().map(|cidr| (*cidr, Mark::In(index))));
         marks.extend(zone.except.iter().map(|cidr| (*cidr, Mark::Out(index))));
     }

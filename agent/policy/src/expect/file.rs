@@ -15,7 +15,7 @@ use crate::diagnostic::Diagnostics;
 use crate::model::{Endpoint, Facts, Location, Model};
 use crate::oracle::{self, Party};
 use crate::ports;
-use crate::prefix::from_ip;
+use crate::prefix::{from_ip, to_ip};
 use crate::reader::{Reader, Text, Value};
 use crate::source::Source;
 use crate::suggest::closest;
@@ -43,7 +43,7 @@ pub(super) enum End {
     World,
     Node,
     Zone(Text),
-    At(Endpoint),
+    At(Endpoint, Range<usize>),
 }
 
 impl End {
@@ -52,21 +52,21 @@ impl End {
             Self::World => Party::World,
             Self::Node => Party::Node,
             Self::Zone(name) => Party::Zones(vec![name.text.as_str().into()]),
-            Self::At(end) => oracle::party(model, facts, end),
+            Self::At(end, _) => oracle::party(model, facts, end),
         }
     }
 
     /// The endpoint, where one was given; verdicts between parties do not look at it.
     pub(super) fn end(&self) -> Endpoint {
         match self {
-            Self::At(end) => end.clone(),
+            Self::At(end, _) => end.clone(),
             Self::World | Self::Node | Self::Zone(_) => Endpoint::at(Addr::ANY),
         }
     }
 
     fn is_v4(&self) -> Option<bool> {
         match self {
-            Self::At(end) => Some(end.addr.is_v4()),
+            Self::At(end, _) => Some(end.addr.is_v4()),
             Self::World | Self::Node | Self::Zone(_) => None,
         }
     }
@@ -101,6 +101,19 @@ impl TestFile {
                         help,
                     );
                 }
+            }
+            if let End::At(end, span) = &test.to
+                && oracle::party(model, &Facts::default(), end) == Party::Virtual
+            {
+                let message = format!("`{}` is a virtual address", to_ip(end.addr));
+                let help = "the guard judges who really receives: test that address, or its zone";
+                reader.error(
+                    "bulkhead::virtual-end",
+                    span.clone(),
+                    message,
+                    "nobody before translation",
+                    help,
+                );
             }
             let Some(Text { text, span }) = test.rule.as_ref().filter(|rule| !rules.contains(&&*rule.text))
             else {
@@ -188,11 +201,11 @@ fn end(reader: &mut Reader, value: &Value<'_>, key: &str) -> Option<End> {
             reader.error("bulkhead::bad-address", text.span, message, "not an address", help);
             return None;
         };
-        return Some(End::At(Endpoint { addr: from_ip(ip), cgroup }));
+        return Some(End::At(Endpoint { addr: from_ip(ip), cgroup }, value.span()));
     }
     let text = reader.string(value, &format!("`{key}`"))?;
     if let Ok(ip) = text.text.parse::<IpAddr>() {
-        return Some(End::At(Endpoint::at(from_ip(ip))));
+        return Some(End::At(Endpoint::at(from_ip(ip)), text.span));
     }
     match text.text.as_str() {
         "world" => Some(End::World),
