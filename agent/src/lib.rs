@@ -2,7 +2,8 @@
 //!
 //! Composition, privilege, life cycle and command line. The arrows run one way: [`watch`] and
 //! [`cgroups`] wake [`daemon`], which has the policy compiled and gives the image to the kernel
-//! half; what the kernel tells goes to `events` and [`metrics`]. [`control`] answers other commands.
+//! half; what the kernel tells goes to `events` and [`metrics`]. [`tamper`] keeps in place what the
+//! kernel holds. [`control`] answers other commands.
 #![forbid(unsafe_code)]
 
 pub mod cgroups;
@@ -19,6 +20,7 @@ pub mod privilege;
 pub mod readiness;
 pub mod sockets;
 pub mod systemd;
+pub mod tamper;
 pub mod watch;
 
 pub use bulkhead_datapath as datapath;

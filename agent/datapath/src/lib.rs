@@ -7,6 +7,7 @@
 mod commit;
 mod error;
 mod events;
+pub mod keep;
 mod locals;
 pub mod maps;
 mod programs;
@@ -93,7 +94,7 @@ impl Datapath {
     pub fn open(options: &Options<'_>) -> Result<(Self, Started), DatapathError> {
         let (maps_dir, links) = (maps_dir(options.pins), links_dir(options.pins));
         for dir in [&maps_dir, &links] {
-            fs::create_dir_all(dir).map_err(DatapathError::io("create", dir))?;
+            keep::make_folder(dir)?;
         }
         let fresh = !maps_dir.join(names::CONTROL).exists();
         let running = names::PROGRAMS.iter().any(|name| links.join(name).exists());
@@ -135,6 +136,11 @@ impl Datapath {
             (true, 0) => Attached::Resumed,
             (true, _) => Attached::Upgraded,
         })
+    }
+
+    /// Everything that must stay as it is now, for whoever watches over it. Once all is attached.
+    pub fn watched(&self) -> Result<Vec<Box<dyn keep::Watched>>, DatapathError> {
+        keep::all(&self.links, &self.maps_dir, &self.cgroup_root)
     }
 
     /// Makes an image live. Writes what differs, and nothing when nothing does.

@@ -158,6 +158,18 @@ fn tables(status: &Status) -> String {
     for (reason, count) in &status.flows_ended {
         counts.row([format!("flows ended, {reason}"), count.to_string()]);
     }
+    let mut tamper = Table::new(&["OBJECT", "NAME", "WAS", "AND IS", "TIMES", "LAST"]);
+    for finding in &status.tamper {
+        tamper.row([
+            finding.object.clone(),
+            finding.name.clone(),
+            finding.how.clone(),
+            finding.action.clone(),
+            finding.times.to_string(),
+            ago(finding.last),
+        ]);
+    }
+    section("TAMPERED WITH", tamper, status.tamper.is_empty());
     section("counts", counts, status.lost.is_empty() && status.flows_ended.is_empty());
     text
 }

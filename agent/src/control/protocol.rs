@@ -106,6 +106,9 @@ pub struct Status {
     pub lost: BTreeMap<String, u64>,
     /// Live flows that the agent ended, by reason.
     pub flows_ended: BTreeMap<String, u64>,
+    /// Kernel objects of the agent that somebody took away or replaced, the latest first.
+    #[serde(default)]
+    pub tamper: Vec<TamperView>,
     /// Tables that could not be read for this answer.
     pub unreadable: Vec<String>,
 }
@@ -133,6 +136,23 @@ pub struct PolicyStatus {
     pub error: Option<String>,
     /// Since when.
     pub failing_since: Option<f64>,
+}
+
+/// Something that was done to a kernel object of the agent, and what the agent did.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TamperView {
+    /// `link`, `order`, `link-pin`, `map-pin`, `bpffs`.
+    pub object: String,
+    /// Which one.
+    pub name: String,
+    /// `missing` or `replaced`.
+    pub how: String,
+    /// `restored`, `failed`, `gave-way`.
+    pub action: String,
+    /// How often since the agent started.
+    pub times: u64,
+    /// When last.
+    pub last: f64,
 }
 
 /// A kernel table.

@@ -26,6 +26,7 @@ use crate::instance::Instance;
 use crate::metrics::http::Pages;
 use crate::metrics::kernel::Rows;
 use crate::metrics::{Metrics, Source};
+use crate::tamper::Record;
 
 /// A loop whose pulse is older than this is taken for dead.
 const PULSE: Duration = Duration::from_secs(30);
@@ -45,6 +46,7 @@ pub struct Admin {
     pub(super) config: Config,
     pub(super) instance: Instance,
     pub(super) started: SystemTime,
+    pub(super) tamper: Arc<Record>,
     pub(super) commands: mpsc::Sender<Command>,
 }
 

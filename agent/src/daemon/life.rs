@@ -19,6 +19,7 @@ use super::watch_events::EventLoop;
 use crate::cgroups::CgroupFollower;
 use crate::datapath::Datapath;
 use crate::systemd::Notifier;
+use crate::tamper::Watch;
 use crate::watch::FolderWatch;
 
 /// The folder is read this often although nothing told that it changed.
@@ -32,12 +33,15 @@ const STALE: Duration = Duration::from_secs(10);
 
 /// Everything that runs.
 pub(super) struct Daemon {
+    /// Before the lock: who takes that next may remove what is watched.
+    pub(super) _tamper: Watch,
     pub(super) _lock: Lock,
     pub(super) reconciler: Reconciler<Datapath, PolicyFolder>,
     pub(super) watch: FolderWatch,
     pub(super) cgroups: CgroupFollower,
     pub(super) event_loop: EventLoop,
     pub(super) learned: mpsc::UnboundedReceiver<BTreeMap<Addr, u64>>,
+    pub(super) relinked: mpsc::UnboundedReceiver<()>,
     pub(super) requests: mpsc::Receiver<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) notifier: Notifier,
@@ -60,6 +64,7 @@ impl Daemon {
                 () = self.cgroups.changed() => self.observe(),
                 _ = addresses.tick() => self.observe(),
                 _ = rescan.tick() => self.reload(),
+                Some(()) = self.relinked.recv() => self.judge_again(),
                 Some(locals) = self.learned.recv() => self.learn(locals),
                 Some(Command::Stop(answer)) = self.requests.recv() => {
                     // Whoever asked may have gone.
@@ -102,6 +107,13 @@ impl Daemon {
         if matches!(outcome, Outcome::Committed | Outcome::Membership)
             && let Some(image) = self.reconciler.image()
         {
+            self.event_loop.committed(image);
+        }
+    }
+
+    /// Programs were off their hooks for a moment: what was opened meanwhile has yet to be judged.
+    fn judge_again(&self) {
+        if let Some(image) = self.reconciler.image() {
             self.event_loop.committed(image);
         }
     }

@@ -26,6 +26,7 @@ use crate::datapath::{self, Datapath, Options};
 use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::systemd::Notifier;
+use crate::tamper::{Record, Watch, Watchlist};
 use crate::watch::FolderWatch;
 
 /// Brings everything up. On error, what was not there before is taken away again.
@@ -124,19 +125,31 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     if let Some(image) = reconciler.image() {
         event_loop.committed(image);
     }
+    let tamper = Arc::new(Record::new(metrics.agent.tamper.clone()));
+    let watchlist = Arc::new(Watchlist::default());
+    reconciler.kernel().watched()?.into_iter().for_each(|thing| watchlist.add(thing));
+    let (relink, relinked) = mpsc::unbounded_channel();
+    let judge_again = move || {
+        // Nobody hears of it while the daemon stops.
+        let _ = relink.send(());
+    };
+    let watch_kernel =
+        Watch::start(watchlist, Arc::clone(&tamper), judge_again).map_err(io("start the tamper watch"))?;
     let (commands, requests) = mpsc::channel(16);
-    let admin =
-        Admin { shared: Arc::clone(&shared), reader, config, instance, started: SystemTime::now(), commands };
+    let started = SystemTime::now();
+    let admin = Admin { shared: Arc::clone(&shared), reader, config, instance, started, tamper, commands };
     shared.reconciler.beat();
     shared.events.beat();
     admin::start(Arc::new(admin), metrics, control, http, uid).map_err(io("start the admin thread"))?;
     Ok(Daemon {
+        _tamper: watch_kernel,
         _lock: lock,
         reconciler,
         watch,
         cgroups,
         event_loop,
         learned,
+        relinked,
         requests,
         shared,
         notifier: Notifier::from_env(),

@@ -12,9 +12,10 @@ use super::admin::Admin;
 use super::snapshot::Snapshot;
 use crate::config::display_failsafe;
 use crate::control::protocol::{
-    FailsafeView, FlowFilter, FlowView, MapView, PolicyStatus, ProgramView, Status, ZoneView,
+    FailsafeView, FlowFilter, FlowView, MapView, PolicyStatus, ProgramView, Status, TamperView, ZoneView,
 };
 use crate::explain::rule_by_number;
+use crate::tamper::Finding;
 
 impl Admin {
     /// How everything is. A table that cannot be read is named, the rest is told.
@@ -68,6 +69,7 @@ impl Admin {
                 .into_iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), count))
                 .collect(),
+            tamper: self.tamper.findings().into_iter().map(tamper_view).collect(),
             unreadable,
         }
     }
@@ -127,6 +129,17 @@ impl Admin {
         flows.extend(owned.map_err(|error| format!("the sockets cannot be listed: {error}"))?);
         flows.sort_by(|a, b| (&a.from, &a.to, &a.src, a.src_port).cmp(&(&b.from, &b.to, &b.src, b.src_port)));
         Ok(flows)
+    }
+}
+
+fn tamper_view(finding: Finding) -> TamperView {
+    TamperView {
+        object: finding.object.as_str().to_owned(),
+        name: finding.name,
+        how: finding.how.as_str().to_owned(),
+        action: finding.action.as_str().to_owned(),
+        times: finding.times,
+        last: unix(finding.last),
     }
 }
 

@@ -15,6 +15,9 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::datapath::keep::Object;
+use crate::tamper::Action;
+
 pub use kernel::Source;
 
 /// The registry with everything in it.
@@ -34,6 +37,8 @@ pub struct AgentMetrics {
     reloads: IntCounterVec,
     reload_errors: IntCounter,
     scrape_errors: IntCounter,
+    /// What was tampered with in the kernel, by object and action.
+    pub tamper: IntCounterVec,
 }
 
 impl Metrics {
@@ -89,7 +94,17 @@ impl AgentMetrics {
                 "bulkhead_scrape_errors_total",
                 "Kernel tables that could not be read for a scrape; their metrics were left out.",
             )?,
+            tamper: IntCounterVec::new(
+                Opts::new(
+                    "bulkhead_tamper_total",
+                    "Kernel objects of this agent that somebody took away or replaced, by what was done about it.",
+                ),
+                &["object", "action"],
+            )?,
         };
+        for (object, action) in Object::ALL.iter().flat_map(|object| Action::ALL.map(|action| (object, action))) {
+            metrics.tamper.with_label_values(&[object.as_str(), action.as_str()]);
+        }
         for result in ["changed", "unchanged", "failed"] {
             metrics.reloads.with_label_values(&[result]);
         }
@@ -99,6 +114,7 @@ impl AgentMetrics {
         registry.register(Box::new(metrics.reloads.clone()))?;
         registry.register(Box::new(metrics.reload_errors.clone()))?;
         registry.register(Box::new(metrics.scrape_errors.clone()))?;
+        registry.register(Box::new(metrics.tamper.clone()))?;
         Ok(metrics)
     }
 

@@ -1,9 +1,9 @@
 //! The bpf(2) system call.
 
 use std::mem;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::{Error, Result};
 
@@ -14,6 +14,7 @@ pub(crate) const MAP_DELETE_ELEM: libc::c_int = 3;
 pub(crate) const MAP_GET_NEXT_KEY: libc::c_int = 4;
 pub(crate) const OBJ_PIN: libc::c_int = 6;
 pub(crate) const OBJ_GET: libc::c_int = 7;
+pub(crate) const PROG_GET_FD_BY_ID: libc::c_int = 13;
 pub(crate) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 pub(crate) const PROG_QUERY: libc::c_int = 16;
 pub(crate) const MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -55,6 +56,24 @@ pub(crate) unsafe fn descriptor<A: IntoBytes + Immutable>(
     let fd = unsafe { call(command, name, attributes) }?;
     // SAFETY: the kernel just made this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel tells of the object behind `fd` (BPF_OBJ_GET_INFO_BY_FD, Linux 4.13): the beginning of
+/// its `struct bpf_…_info`, as far as `T` reaches; zeroes where the kernel knows less.
+pub(crate) fn info<T: FromZeros + FromBytes + IntoBytes + Immutable>(fd: BorrowedFd<'_>) -> Result<T> {
+    #[derive(IntoBytes, Immutable)]
+    #[repr(C)]
+    struct Attributes {
+        fd: i32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = T::new_zeroed();
+    let mut attributes =
+        Attributes { fd: fd.as_raw_fd(), length: size_of::<T>() as u32, info: (&raw mut info) as u64 };
+    // SAFETY: `info` has room for the length that is announced, and every bit pattern is a valid one.
+    unsafe { call(OBJ_GET_INFO_BY_FD, "bpf(BPF_OBJ_GET_INFO_BY_FD)", &mut attributes) }?;
+    Ok(info)
 }
 
 /// The shape of a map to be made.

@@ -8,6 +8,8 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::{Result, bpf};
 
+pub use state::{LinkInfo, Target, create_on_cgroup, info, program};
+
 /// Puts the program `new` into the place of the one that `link` runs, with no moment without a program
 /// (BPF_LINK_UPDATE, Linux 5.7). With `old`, only if that is what runs now. The link, its pin and its
 /// place among others stay.
@@ -71,5 +73,6 @@ impl AsFd for RunStats {
     }
 }
 
+mod state;
 #[cfg(test)]
 pub(crate) mod tests;

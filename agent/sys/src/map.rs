@@ -185,13 +185,6 @@ fn count_cpus(list: &str) -> Option<usize> {
 }
 
 fn shape(fd: BorrowedFd<'_>) -> Result<Shape> {
-    #[derive(IntoBytes, Immutable)]
-    #[repr(C)]
-    struct Attributes {
-        fd: i32,
-        length: u32,
-        info: u64,
-    }
     /// The beginning of `struct bpf_map_info`.
     #[derive(Default, FromBytes, IntoBytes, Immutable)]
     #[repr(C)]
@@ -203,12 +196,7 @@ fn shape(fd: BorrowedFd<'_>) -> Result<Shape> {
         max_entries: u32,
         flags: u32,
     }
-    let mut info = Info::default();
-    let mut attributes =
-        Attributes { fd: fd.as_raw_fd(), length: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
-    // SAFETY: `info` has room for the length that is announced, and every bit pattern is a valid one.
-    unsafe { bpf::call(bpf::OBJ_GET_INFO_BY_FD, "bpf(BPF_OBJ_GET_INFO_BY_FD)", &mut attributes) }?;
-    let Info { kind, id, key_size, value_size, max_entries, flags } = info;
+    let Info { kind, id, key_size, value_size, max_entries, flags } = bpf::info(fd)?;
     Ok(Shape { kind, id, key_size, value_size, max_entries, flags })
 }
 

@@ -39,6 +39,28 @@ pub enum Outcome {
     Mounted,
 }
 
+/// Where the BPF file system that holds `path` is mounted; `None` if `path` is on none.
+pub fn bpffs_of(path: &Path) -> Result<Option<PathBuf>> {
+    // Of mounts on one point the last is seen; of points above a path the longest.
+    let above = list()?.into_iter().filter(|mount| path.starts_with(&mount.target));
+    let nearest = above.max_by_key(|mount| mount.target.components().count());
+    Ok(nearest.filter(|mount| mount.kind == "bpf").map(|mount| mount.target))
+}
+
+/// Whether what is seen at `path` is a BPF file system's (statfs(2)).
+pub fn is_bpffs(path: &Path) -> Result<bool> {
+    let name = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::path("statfs", path)(io::Error::from_raw_os_error(libc::EINVAL)))?;
+    let mut told = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the path is a C string that outlives the call, and there is room for the answer.
+    if unsafe { libc::statfs(name.as_ptr(), told.as_mut_ptr()) } != 0 {
+        return Err(Error::path("statfs", path)(io::Error::last_os_error()));
+    }
+    // SAFETY: it was zeroed, and the kernel filled it in; any bit pattern is a valid one.
+    let told = unsafe { told.assume_init() };
+    Ok(told.f_type == libc::BPF_FS_MAGIC)
+}
+
 /// Sees to it that a BPF file system is mounted at [`BPFFS`]: [`ensure`] for `bpf`.
 pub fn ensure_bpffs() -> Result<Outcome> {
     ensure("bpf", Path::new(BPFFS))

@@ -101,23 +101,11 @@ pub fn info(link: BorrowedFd<'_>) -> Result<TcxLink> {
         interface: u32,
         hook: u32,
     }
-    #[derive(IntoBytes, Immutable)]
-    #[repr(C)]
-    struct Attributes {
-        fd: i32,
-        length: u32,
-        info: u64,
-    }
-    const CALL: &str = "bpf(BPF_OBJ_GET_INFO_BY_FD)";
     const LINK_TYPE_TCX: u32 = 11;
 
-    let mut info = Info::default();
-    let mut attributes =
-        Attributes { fd: link.as_raw_fd(), length: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
-    // SAFETY: `info` has room for the length that is announced.
-    unsafe { bpf::call(bpf::OBJ_GET_INFO_BY_FD, CALL, &mut attributes) }?;
+    let info: Info = bpf::info(link)?;
     if info.kind != LINK_TYPE_TCX {
-        return Err(Error::from_errno(CALL, libc::EINVAL));
+        return Err(Error::from_errno("bpf(BPF_OBJ_GET_INFO_BY_FD)", libc::EINVAL));
     }
     Ok(TcxLink { id: info.id, program: info.program, interface: info.interface })
 }

@@ -53,37 +53,35 @@ fn load(kind: u32, attach_type: u32, verdict: u32) -> OwnedFd {
 }
 
 fn attach(program: &OwnedFd, cgroup: &File) -> OwnedFd {
-    let mut create = [program.as_raw_fd() as u32, cgroup.as_raw_fd() as u32, CGROUP_INET_EGRESS, 0];
-    // SAFETY: there are no addresses in the attributes.
-    unsafe { bpf::descriptor(28, "bpf(BPF_LINK_CREATE)", &mut create) }.unwrap()
-}
-
-/// The first bytes of what the kernel tells about `fd`, as `N` words.
-fn info<const N: usize>(fd: &OwnedFd) -> [u32; N] {
-    #[derive(IntoBytes, Immutable)]
-    #[repr(C)]
-    struct Attributes {
-        fd: i32,
-        length: u32,
-        info: u64,
-    }
-    let mut info = [0; N];
-    let length = size_of_val(&info) as u32;
-    let mut attributes = Attributes { fd: fd.as_raw_fd(), length, info: info.as_mut_ptr() as u64 };
-    // SAFETY: `info` has room for the length that is announced.
-    unsafe { bpf::call(bpf::OBJ_GET_INFO_BY_FD, "bpf(BPF_OBJ_GET_INFO_BY_FD)", &mut attributes) }.unwrap();
-    info
+    create_on_cgroup(program.as_fd(), cgroup.as_fd(), CGROUP_INET_EGRESS).unwrap()
 }
 
 pub(crate) fn id(program: &OwnedFd) -> u32 {
-    let [_, id] = info(program);
+    let [_, id] = bpf::info(program.as_fd()).unwrap();
     id
 }
 
 /// The program that `link` runs.
 fn runs(link: &OwnedFd) -> u32 {
-    let [_, _, program] = info(link);
-    program
+    info(link.as_fd()).unwrap().program
+}
+
+#[test]
+fn a_link_tells_where_it_hangs_and_that_it_was_detached() {
+    if !testing::root("link state") {
+        return;
+    }
+    let group = TestCgroup::new("state");
+    let egress = program(1);
+    let link = attach(&egress, &File::open(group.path()).unwrap());
+    let told = info(link.as_fd()).unwrap();
+    let cgroup = crate::cgroup::id(group.path()).unwrap();
+    assert_eq!(told.target, Target::Cgroup { cgroup, attach: CGROUP_INET_EGRESS });
+    assert_eq!(id(&super::program(told.program).unwrap()), id(&egress));
+    detach(link.as_fd()).unwrap();
+    let target = Target::Cgroup { cgroup: 0, attach: CGROUP_INET_EGRESS };
+    assert_eq!(info(link.as_fd()).unwrap(), LinkInfo { target, ..told });
+    assert_eq!(super::program(u32::MAX).unwrap_err().errno(), Some(libc::ENOENT));
 }
 
 #[test]
@@ -110,7 +108,8 @@ fn runs_are_counted_while_the_guard_lives() {
     }
     let program = program(1);
     let count = || {
-        let [.., low, high] = info::<52>(&program);
+        let words: [u32; 52] = bpf::info(program.as_fd()).unwrap();
+        let [.., low, high] = words;
         u64::from(high) << 32 | u64::from(low)
     };
     let run = || {
