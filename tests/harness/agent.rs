@@ -43,6 +43,7 @@ pub struct Setup {
     metrics: bool,
     flags: Vec<String>,
     object: Option<PathBuf>,
+    pins: PathBuf,
 }
 
 /// An agent, running or not, whose enforcement is taken off when this is dropped.
@@ -75,6 +76,13 @@ impl Setup {
     #[must_use]
     pub fn with_metrics(mut self) -> Setup {
         self.metrics = true;
+        self
+    }
+
+    /// Keeps the pins below another folder, which must be on a BPF file system.
+    #[must_use]
+    pub fn pins_in(mut self, folder: &Path) -> Setup {
+        self.pins = folder.to_path_buf();
         self
     }
 
@@ -125,6 +133,7 @@ impl Agent {
             metrics: false,
             flags: Vec::new(),
             object: None,
+            pins: PINS.into(),
         }
     }
 
@@ -143,7 +152,7 @@ impl Agent {
     /// The folder of its pins.
     #[must_use]
     pub fn pins(&self) -> PathBuf {
-        Path::new(PINS).join(&self.name)
+        self.setup.pins.join(&self.name)
     }
 
     /// Writes the zone file, at once and whole, and waits until the agent enforces it. Fails with the
@@ -380,7 +389,8 @@ impl Agent {
         let mut command = Command::new(program().unwrap_or_else(|| "bulkhead".into()));
         command.arg(name).arg("--config").arg(self.dir.path().join("bulkhead.toml"));
         command.arg("--cgroup-root").arg(&self.setup.root);
-        command.arg("--run-dir").arg(self.dir.path().join("run")).args(["--pin-dir", PINS]);
+        command.arg("--run-dir").arg(self.dir.path().join("run"));
+        command.arg("--pin-dir").arg(&self.setup.pins);
         command
     }
 

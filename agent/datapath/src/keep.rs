@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn words_differ() {
-        let words: std::collections::BTreeSet<&str> = Object::ALL.iter().map(|object| object.as_str()).collect();
+        let words: std::collections::BTreeSet<&str> =
+            Object::ALL.iter().map(|object| object.as_str()).collect();
         assert_eq!(words.len(), Object::ALL.len());
     }
 }

@@ -102,7 +102,9 @@ impl AgentMetrics {
                 &["object", "action"],
             )?,
         };
-        for (object, action) in Object::ALL.iter().flat_map(|object| Action::ALL.map(|action| (object, action))) {
+        for (object, action) in
+            Object::ALL.iter().flat_map(|object| Action::ALL.map(|action| (object, action)))
+        {
             metrics.tamper.with_label_values(&[object.as_str(), action.as_str()]);
         }
         for result in ["changed", "unchanged", "failed"] {

@@ -80,16 +80,15 @@ impl Record {
         self.counter.with_label_values(&[object.as_str(), action.as_str()]).inc();
         let now = SystemTime::now();
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
-        let finding =
-            findings.entry((object, name.to_owned(), how, action)).or_insert_with(|| Finding {
-                object,
-                name: name.to_owned(),
-                how,
-                action,
-                times: 0,
-                last: now,
-                took,
-            });
+        let finding = findings.entry((object, name.to_owned(), how, action)).or_insert_with(|| Finding {
+            object,
+            name: name.to_owned(),
+            how,
+            action,
+            times: 0,
+            last: now,
+            took,
+        });
         finding.times += 1;
         (finding.last, finding.took) = (now, took);
         if findings.len() > KEPT

@@ -110,8 +110,7 @@ fn now_and_then_is_no_fight() {
     let (fake, mut entry, record) = setting();
     let begun = Instant::now();
     for minute in 0..30 {
-        *fake.0.lock().unwrap() =
-            State { harm: Some(OVERTAKEN), polite: true, ..State::default() };
+        *fake.0.lock().unwrap() = State { harm: Some(OVERTAKEN), polite: true, ..State::default() };
         entry.look(begun + MINUTE / 5 * minute, &record);
     }
     assert_eq!(found(&record), [(Action::Restored, 30)]);
