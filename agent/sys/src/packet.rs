@@ -78,14 +78,14 @@ mod tests {
             return;
         }
         let ns = netns();
-        ip(&ns, "link add a type veth peer name b");
-        ip(&ns, "link set a up");
-        ip(&ns, "link set b up");
+        ip(&ns, "link add name near type veth peer name far");
+        ip(&ns, "link set near up");
+        ip(&ns, "link set far up");
         for bypass in [false, true] {
             let (capture, sender) = ns
                 .run(|| {
                     // SAFETY: the name is terminated.
-                    let index = unsafe { libc::if_nametoindex(c"a".as_ptr()) };
+                    let index = unsafe { libc::if_nametoindex(c"near".as_ptr()) };
                     (capture().unwrap(), sender(index, bypass).unwrap())
                 })
                 .unwrap();
