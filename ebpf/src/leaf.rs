@@ -147,12 +147,7 @@ pub extern "C" fn leaf_account(
 ) -> u32 {
     // SAFETY: null or, by the verifier's word, whole values.
     let (Some(decision), Some(own)) = (unsafe { (decision.as_ref(), own.as_ref()) }) else { return 0 };
-    let telling = Telling {
-        opener: telling & TELL_OPENER != 0,
-        first: telling & TELL_FIRST != 0,
-        elsewhere: telling & TELL_ELSEWHERE != 0,
-    };
-    with(skb, state, |hook, state| parts::account(hook, state, decision, own, telling))
+    with(skb, state, |hook, state| parts::account(hook, state, decision, own, telling_of(telling)))
 }
 
 /// [`parts::enter`]; 0 when the table is full. `entry` is the number of the variant.
@@ -188,12 +183,26 @@ pub extern "C" fn leaf_doom(state: *const State, cookie: u64, netns: u64, whose:
     0
 }
 
-/// See [`leaf_account`].
-pub const TELL_OPENER: u32 = 1;
-/// See [`leaf_account`].
-pub const TELL_FIRST: u32 = 2;
-/// See [`leaf_account`].
-pub const TELL_ELSEWHERE: u32 = 4;
+const TELL_OPENER: u32 = 1;
+const TELL_FIRST: u32 = 2;
+const TELL_ELSEWHERE: u32 = 4;
+
+/// As a number, for the border between two functions.
+#[inline(always)]
+pub fn telling_bits(telling: Telling) -> u32 {
+    let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+    bit(telling.opener, TELL_OPENER) | bit(telling.first, TELL_FIRST) | bit(telling.elsewhere, TELL_ELSEWHERE)
+}
+
+/// From its number.
+#[inline(always)]
+pub fn telling_of(bits: u32) -> Telling {
+    Telling {
+        opener: bits & TELL_OPENER != 0,
+        first: bits & TELL_FIRST != 0,
+        elsewhere: bits & TELL_ELSEWHERE != 0,
+    }
+}
 
 #[inline(always)]
 fn with(skb: *mut __sk_buff, state: *const State, work: impl FnOnce(&Skb, &State) -> u32) -> u32 {

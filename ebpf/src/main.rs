@@ -7,6 +7,8 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)]
 
+mod frame;
+mod guard_leaf;
 mod leaf;
 mod maps;
 mod skb;
@@ -21,9 +23,9 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockAddrContext, SockContext, TcContext},
 };
 use bulkhead_abi::{Direction, Verdict};
-use bulkhead_core::track;
+use bulkhead_core::{guard, track};
 
-use crate::skb::Skb;
+use crate::{frame::Frame, skb::Skb};
 
 /// The guard's part of the packet mark: the bits it may use, without a gap, at least eight. Set by the
 /// loader.
@@ -88,18 +90,25 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 }
 
 #[classifier]
-pub fn guard_ingress(_ctx: TcContext) -> i32 {
-    NEXT
+pub fn guard_ingress(ctx: TcContext) -> i32 {
+    pass(guard::ingress(&Frame::new(&ctx)))
 }
 
 #[classifier]
-pub fn guard_egress(_ctx: TcContext) -> i32 {
-    NEXT
+pub fn guard_egress(ctx: TcContext) -> i32 {
+    pass(guard::egress(&Frame::new(&ctx)))
 }
 
 /// What the guard returns to leave a packet to the next program on the interface, or to the kernel
 /// (`TCX_NEXT`, which is `TC_ACT_UNSPEC` where the filter hangs in a clsact qdisc).
 const NEXT: i32 = -1;
+/// `TCX_DROP`, which is `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+
+#[inline(always)]
+fn pass(verdict: Verdict) -> i32 {
+    if verdict.passes() { NEXT } else { DROP }
+}
 
 /// What every cgroup hook returns to let the kernel go on; 0 refuses (a packet is dropped, a call gets
 /// EPERM).

@@ -103,6 +103,14 @@ impl Bytes for Raw {
 /// element of the preallocated flow table, which may be given to another flow (its tag tells).
 pub struct Place<V>(*mut V);
 
+impl<V> Place<V> {
+    /// The value at `place`, which the kernel has just handed out.
+    #[inline(always)]
+    pub fn at(place: *mut V) -> Self {
+        Self(place)
+    }
+}
+
 impl<V> Slot<V> for Place<V> {
     #[inline(always)]
     fn read<R>(&self, look: impl FnOnce(&V) -> R) -> R {
@@ -158,11 +166,7 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn account(&self, state: &State, decision: &Decision, own: &Workload, telling: Telling) -> u32 {
-        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
-        let telling = bit(telling.opener, leaf::TELL_OPENER)
-            | bit(telling.first, leaf::TELL_FIRST)
-            | bit(telling.elsewhere, leaf::TELL_ELSEWHERE);
-        leaf::leaf_account(self.ctx.skb.skb, state, decision, own, telling)
+        leaf::leaf_account(self.ctx.skb.skb, state, decision, own, leaf::telling_bits(telling))
     }
 
     #[inline(always)]
@@ -196,6 +200,7 @@ impl Hook for Skb {
         const ESTABLISHED: u32 = 1;
         const STREAM: u32 = 1;
         const DATAGRAM: u32 = 2;
+        const RAW: u32 = 3;
         if self.sk.is_null() {
             return Ownership::Nothing;
         }
@@ -210,6 +215,7 @@ impl Hook for Skb {
             (DATAGRAM, protocol, ESTABLISHED) if protocol == u32::from(Protocol::UDP.0) => {
                 Ownership::Datagrams
             }
+            (RAW, ..) => Ownership::Raw,
             _ => Ownership::Nothing,
         }
     }
@@ -270,7 +276,7 @@ fn code(verdict: u32) -> Verdict {
 /// The same value, of which the compiler knows nothing any more: it must then keep the checks that the
 /// verifier wants to see.
 #[inline(always)]
-fn opaque(mut value: u64) -> u64 {
+pub fn opaque(mut value: u64) -> u64 {
     // SAFETY: adds nothing to a register.
     unsafe { core::arch::asm!("{0} += 0", inout(reg) value, options(nomem, nostack)) };
     value

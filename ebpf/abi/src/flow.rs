@@ -152,6 +152,8 @@ impl FlowState {
     pub const FLAG_ADOPTED: u8 = 4;
     /// The receiver is on this node: its end judges both sides and counts.
     pub const FLAG_LOCAL: u8 = 8;
+    /// In the guard's table: `from` was carried by the packets' mark.
+    pub const FLAG_CARRIED: u8 = 16;
 }
 
 /// State of a TCP flow that no socket owns.

@@ -5,7 +5,7 @@
 //! ignorance lets nothing through. UDP's `sendto` needs no hook: the packet layer's denial is the
 //! call's EPERM.
 
-use bulkhead_abi::{Addr, Protocol, Side, SocketOwner, Verdict, Workload};
+use bulkhead_abi::{Addr, Identity, Protocol, Side, SocketOwner, Verdict, Workload};
 
 use crate::{
     endpoint,
@@ -75,6 +75,10 @@ fn decide<C: Call>(policy: &Policy<'_, C>, call: &C, connect: &Connect) -> Optio
         Workload { cgroup: owner.cgroup, anchor: 0 }
     };
     let source = source(policy, owner.netns, connect)?;
+    // Who receives is known after translation.
+    if policy.of_address(&target) == Identity::VIRTUAL {
+        return None;
+    }
     let peer = endpoint::receiver(policy, owner.netns, &target, port, connect.protocol);
     let question = Question {
         from: endpoint::resolve(policy, &own, &source),

@@ -18,7 +18,11 @@ pub fn resolve<T: Tables>(policy: &Policy<'_, T>, workload: &Workload, addr: &Ad
 /// What [`resolve`] does.
 #[inline(always)]
 pub fn lookup<T: Tables>(policy: &Policy<'_, T>, workload: &Workload, addr: &Addr) -> Identity {
-    join(policy, of_workload(policy, workload), policy.of_address(addr))
+    match workload.identity() {
+        // The guard has looked at who really sends; the address may have been translated since.
+        Some(identity) => identity,
+        None => join(policy, of_workload(policy, workload), policy.of_address(addr)),
+    }
 }
 
 /// The union of what the cgroup and what the address say.

@@ -50,6 +50,12 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Whether the guard is to decide.
+    #[inline(always)]
+    pub const fn is_deferred(&self) -> bool {
+        self.to.0 == Identity::VIRTUAL.0
+    }
+
     /// Whether neither end is in a zone: such flows pass without leaving state.
     #[inline(always)]
     pub const fn is_unzoned(&self) -> bool {
@@ -65,7 +71,7 @@ pub fn judge<T: Tables>(
     question: &Question,
     node: impl FnOnce() -> Option<Side>,
 ) -> Decision {
-    let (from, to) = (question.from, question.to);
+    let (from, to) = (question.from.or_world(), question.to.or_world());
     let answer = if !from.is_zoned() && !to.is_zoned() {
         OPEN
     } else if from == Identity::UNKNOWN || to == Identity::UNKNOWN {
@@ -88,6 +94,13 @@ pub fn judge<T: Tables>(
         return Decision { verdict: Verdict::Allow, reason: Reason::Failsafe, rule: 0, ..decision };
     }
     in_mode(policy, decision)
+}
+
+/// The answer of a socket layer for a flow to a virtual address: the guard judges it, when it is known
+/// who receives it.
+#[inline(always)]
+pub const fn deferred(from: Identity) -> Decision {
+    Decision { verdict: Verdict::Allow, reason: Reason::Virtual, rule: 0, from, to: Identity::VIRTUAL }
 }
 
 /// The verdict on a packet that cannot be judged by rules: it is denied to or from a zone that

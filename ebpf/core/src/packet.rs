@@ -4,7 +4,11 @@
 //! or hides the transport is an error with a reason of its own, never a guess. Works on linear and
 //! non-linear packets alike, through [`Bytes`]; the same code runs in the kernel and on the host.
 
+mod fragment;
+
 use bulkhead_abi::{Addr, Protocol, Reason, limits};
+
+pub use fragment::{Fragment, read_fragment};
 
 /// Read access to a packet that begins with its IP header.
 #[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]

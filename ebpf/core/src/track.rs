@@ -18,15 +18,18 @@ mod telling;
 
 use bulkhead_abi::{
     Addr, Control, Direction, FlowKey, Identity, Protocol, Reason, Side, SocketFlow, Verdict, Workload,
+    tables::Home,
 };
 
 use crate::{
     endpoint,
     judge::{self, Decision, Question, Sides},
-    packet::{Kind, Packet, Segment},
-    tables::Policy,
+    packet::{Bytes, Kind, Packet, Segment},
+    report::Report,
+    tables::{Policy, Tables},
 };
 
+pub(crate) use self::{tabled::tcp_after, telling::again};
 pub use hook::{Entry, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
 pub use tabled::{is_expired, lifetime};
 
@@ -45,7 +48,8 @@ pub fn packet<H: Hook>(hook: &H, direction: Direction) -> Verdict {
     let control = hook.control();
     let socket = hook.socket();
     // The path of nearly every packet: a stream whose verdict is of this generation.
-    if socket != Socket::Listening
+    // Not while it opens: it may be connected anew, and what it holds be of another flow.
+    if socket == Socket::Other
         && let Some(owned) = hook.owned()
         && let Some(slot) = owned.read(|flow| passing_stream(flow, control.generation))
     {
@@ -131,7 +135,7 @@ pub struct State {
 
 impl State {
     #[inline(always)]
-    fn new(control: Control, direction: Direction, socket: Socket) -> Self {
+    pub(crate) fn new(control: Control, direction: Direction, socket: Socket) -> Self {
         Self {
             control,
             key: FlowKey::BLANK,
@@ -143,6 +147,20 @@ impl State {
             socket,
             local_is_low: false,
         }
+    }
+
+    /// Takes over what a packet says. `netns`: the namespace, where an address is loopback.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, packet: &Packet, netns: u64) {
+        (self.transport, self.icmp) = (packet.transport, packet.icmp);
+        (self.protocol, self.kind) = (packet.protocol, packet.kind);
+        let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
+        let (key, source_is_low) = FlowKey::new(src, dst, packet.protocol, netns);
+        self.key = key;
+        // Whoever pings itself has two equal ends: the request then comes from the lower one, the reply
+        // not.
+        let answers_itself = packet.kind == Kind::EchoReply && src == dst;
+        self.local_is_low = (source_is_low && !answers_itself) == self.leaves();
     }
 
     /// This end.
@@ -173,7 +191,7 @@ impl State {
     }
 
     #[inline(always)]
-    fn segment(&self) -> Option<Segment> {
+    pub(crate) fn segment(&self) -> Option<Segment> {
         match self.kind {
             Kind::Segment(segment) => Some(segment),
             _ => None,
@@ -191,32 +209,25 @@ impl State {
     }
 
     #[inline(always)]
-    fn policy<'a, H: Hook>(&self, hook: &'a H) -> Policy<'a, H> {
+    pub(crate) fn policy<'a, H: Tables>(&self, hook: &'a H) -> Policy<'a, H> {
         Policy { tables: hook, control: self.control }
     }
 
     /// What comes out for a packet of a flow that is denied. A reset without data passes, whatever the
     /// verdict: it only ends what must end, and without it the other end would believe itself connected.
     #[inline(always)]
-    fn out(&self, verdict: Verdict) -> Outcome {
+    pub(crate) fn out(&self, verdict: Verdict) -> Outcome {
         Outcome::Verdict(if self.resets() { Verdict::Allow } else { verdict })
     }
 }
 
 /// Reads the packet into the state: its two ends as this hook sees them, and its flow's key.
 #[inline(always)]
-pub fn prepare<H: Hook>(hook: &H, state: &mut State) {
+pub fn prepare<H: Bytes + Report>(hook: &H, state: &mut State) {
     let packet: Packet = crate::packet::parse(hook);
-    (state.transport, state.icmp) = (packet.transport, packet.icmp);
-    (state.protocol, state.kind) = (packet.protocol, packet.kind);
     let loopback = packet.src.is_loopback() || packet.dst.is_loopback();
     let netns = if loopback { hook.netns() } else { 0 };
-    let (src, dst) = ((packet.src, packet.src_port), (packet.dst, packet.dst_port));
-    let (key, source_is_low) = FlowKey::new(src, dst, packet.protocol, netns);
-    state.key = key;
-    // Whoever pings itself has two equal ends: the request then comes from the lower one, the reply not.
-    let answers_itself = packet.kind == Kind::EchoReply && src == dst;
-    state.local_is_low = (source_is_low && !answers_itself) == state.leaves();
+    state.fill(&packet, netns);
 }
 
 /// Judges the flow with its two ends as they are now. `opener`: this end opened it.
@@ -230,6 +241,9 @@ fn decide<H: Hook>(hook: &H, state: &State, own: &Workload, opener: bool, peer: 
     } else {
         (remote, local, Side::Ingress, state.local())
     };
+    if opener && to == Identity::VIRTUAL && is_guarded(hook, state) {
+        return judge::deferred(from);
+    }
     let question = Question {
         from,
         to,
@@ -243,15 +257,48 @@ fn decide<H: Hook>(hook: &H, state: &State, own: &Workload, opener: bool, peer: 
     })
 }
 
+/// Whether the guard sees what leaves this namespace. In the host's own one translation has been done
+/// when a packet comes here, so an address that is still virtual stays so.
+#[inline(always)]
+fn is_guarded<H: Hook>(hook: &H, state: &State) -> bool {
+    let netns = hook.netns();
+    netns != state.control.host_netns
+        && hook.home(netns).is_some_and(|home| home.flags & Home::FLAG_GUARDED != 0)
+}
+
+/// Whether a packet that leaves carries an address that is not its sender's: that of another namespace
+/// of this node, or, from a raw socket, one that nobody here has and that is in a zone. The kernel lets
+/// other sockets send from their namespace's own addresses only, so one that is not known here is merely
+/// new.
+#[inline(always)]
+fn is_spoofed<H: Hook>(hook: &H, state: &State) -> bool {
+    let addr = state.local().addr;
+    if !state.leaves() || addr.is_loopback() || addr.is_unspecified() {
+        return false;
+    }
+    match hook.local(addr) {
+        Some(local) => {
+            let netns = hook.netns();
+            netns != 0 && local.netns != netns
+        }
+        None => hook.ownership() == Ownership::Raw && state.policy(hook).of_address(addr).is_zoned(),
+    }
+}
+
 /// A packet that no rule can judge.
 #[inline(always)]
 pub fn anomaly<H: Hook>(hook: &H, state: &State, reason: Reason) -> Verdict {
     let own = hook.workload_at_hand();
     let policy = state.policy(hook);
-    let local = endpoint::resolve(&policy, &own, state.local().addr);
-    let remote = endpoint::resolve(&policy, &Workload::UNKNOWN, state.remote().addr);
+    let mut local = endpoint::resolve(&policy, &own, state.local().addr).or_world();
+    let remote = endpoint::resolve(&policy, &Workload::UNKNOWN, state.remote().addr).or_world();
+    let judged = local;
+    if reason == Reason::Spoofed {
+        // Told by what the sender is, not by what it claims to be.
+        local = endpoint::of_workload(&policy, &own);
+    }
     let (from, to) = if state.leaves() { (local, remote) } else { (remote, local) };
-    let decision = judge::anomaly(&policy, reason, local, from, to);
+    let decision = judge::anomaly(&policy, reason, judged, from, to);
     // What passes here belongs to no flow, and is none.
     let first = decision.verdict != Verdict::Allow;
     let telling = Telling { opener: state.leaves(), first, elsewhere: false };
@@ -261,7 +308,7 @@ pub fn anomaly<H: Hook>(hook: &H, state: &State, reason: Reason) -> Verdict {
 
 /// What the rules call the receiver's port.
 #[inline(always)]
-fn service(protocol: Protocol, kind: Kind, icmp: u16, port: u16) -> u16 {
+pub(crate) fn service(protocol: Protocol, kind: Kind, icmp: u16, port: u16) -> u16 {
     match kind {
         Kind::EchoRequest | Kind::EchoReply if protocol == Protocol::ICMP => 8 << 8,
         Kind::EchoRequest | Kind::EchoReply => 128 << 8,

@@ -34,7 +34,9 @@ pub enum Ownership {
     Stream,
     /// The flow to the peer that it is connected to.
     Datagrams,
-    /// Nothing: unconnected, raw, or unknown.
+    /// Nothing: it is raw, and may write any header.
+    Raw,
+    /// Nothing: unconnected, or unknown.
     Nothing,
 }
 

@@ -1,6 +1,6 @@
 //! ICMP errors.
 
-use bulkhead_abi::{FlowKey, Reason, Side, Verdict, Workload};
+use bulkhead_abi::{FlowKey, Identity, Reason, Side, Verdict, Workload};
 
 use super::{Hook, Outcome, Slot, State, service};
 use crate::{
@@ -29,6 +29,11 @@ pub fn icmp_error<H: Hook>(hook: &H, state: &State) -> Outcome {
     let (ours, theirs) = if state.leaves() { (&quoted.dst, &quoted.src) } else { (&quoted.src, &quoted.dst) };
     let ours = endpoint::resolve(&policy, &own, ours);
     let theirs = endpoint::resolve(&policy, &Workload::UNKNOWN, theirs);
+    // About what was sent to a virtual address: only the guard can tell, and the kernel holds the error
+    // against the socket's own state.
+    if !state.leaves() && theirs == Identity::VIRTUAL {
+        return Outcome::Verdict(Verdict::Allow);
+    }
     let (our_port, their_port) =
         if state.leaves() { (quoted.dst_port, quoted.src_port) } else { (quoted.src_port, quoted.dst_port) };
     let port = |port| service(quoted.protocol, quoted.kind, quoted.icmp, port);

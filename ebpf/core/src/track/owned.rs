@@ -1,8 +1,10 @@
 //! Flows that a socket owns: TCP connections, and UDP that is connected.
 
-use bulkhead_abi::{Control, FlowState, Reason, SocketFlow, Verdict, Workload};
+use bulkhead_abi::{Control, FlowState, Identity, Reason, SocketFlow, Verdict, Workload};
 
-use super::{Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose, decide, receiver, telling};
+use super::{
+    Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose, decide, is_spoofed, receiver, telling,
+};
 use crate::judge::Decision;
 
 /// A packet of a socket that owns its flow, or will from now on.
@@ -12,14 +14,15 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     let mut peer = Workload::UNKNOWN;
     if let Some(slot) = hook.owned() {
         let standing = slot.read(|flow| {
-            if !is_of(flow, state) {
+            let translated = is_translated(hook, flow, state);
+            if !translated && !is_of(flow, state) {
                 return None;
             }
             role.known = true;
             role.opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
             role.verdict = flow.verdict;
             peer = flow.peer;
-            (flow.generation == state.control.generation).then_some(flow.slot)
+            (translated || flow.generation == state.control.generation).then_some(flow.slot)
         });
         if let Some(counter) = standing {
             return telling::again(hook, state, Verdict::from_code(role.verdict), counter);
@@ -29,12 +32,16 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
         if state.resets() {
             return Outcome::Verdict(Verdict::Allow);
         }
+        if is_spoofed(hook, state) {
+            return Outcome::Anomaly(Reason::Spoofed);
+        }
         find_role(hook, state, &mut role, &mut peer);
     }
 
     let own = hook.workload_at_hand();
     let decision = decide(hook, state, &own, role.opener, &peer);
-    let elsewhere = role.opener && peer.is_known();
+    let local = role.opener && peer.is_known();
+    let elsewhere = local || decision.is_deferred();
     let telling = Telling { opener: role.opener, first: !is_counted(state, &role, &decision), elsewhere };
     let counter = hook.account(state, &decision, &own, telling);
     // Without memory for it the next packet is judged as this one was. Before enforcement begins that is
@@ -54,7 +61,7 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
         return state.out(decision.verdict);
     }
     // Leaves the opener's workload where the receiver's hook finds it.
-    if elsewhere && !role.known && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
+    if local && !role.known && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
         return Outcome::Anomaly(Reason::FlowTableFull);
     }
     // An adopted flow's entry serves both of its ends, if both are here.
@@ -86,6 +93,22 @@ fn is_of(flow: &SocketFlow, state: &State) -> bool {
         && flow.peer_port == state.remote().port
         && flow.local_port == state.local().port
         && flow.peer_addr == *state.remote().addr
+}
+
+/// Whether this packet is of the flow though it shows another sender: where the flow's destination is
+/// translated in its own namespace, what comes back bears the address from before, and what goes out the
+/// one from after. The kernel itself has found the connection's socket by it. What was decided stands
+/// until a packet goes out.
+#[inline(always)]
+fn is_translated<H: Hook>(hook: &H, flow: &SocketFlow, state: &State) -> bool {
+    if state.leaves() || flow.protocol != state.protocol.0 || flow.flags & SocketFlow::FLAG_OPENER == 0 {
+        return false;
+    }
+    let remote = state.remote().addr;
+    if flow.peer_addr == *remote || state.local().port != flow.local_port {
+        return false;
+    }
+    state.is_stream() || state.policy(hook).of_address(remote) == Identity::VIRTUAL
 }
 
 /// Finds who opened a flow that the socket does not own yet, and who stands at its other end.
@@ -148,6 +171,9 @@ fn write<H: Hook>(
     }
     if role.adopted {
         flow.flags |= SocketFlow::FLAG_ADOPTED;
+    }
+    if decision.is_deferred() {
+        flow.flags |= SocketFlow::FLAG_DEFERRED;
     }
     // Last: who reads this generation finds the verdict that belongs to it.
     flow.generation = state.control.generation;

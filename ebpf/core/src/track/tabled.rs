@@ -1,8 +1,8 @@
 //! Flows that no socket owns: UDP that is not connected, ICMP echo, and packets without a socket.
 
-use bulkhead_abi::{FlowState, Protocol, Reason, Verdict, Workload, flow::TcpState};
+use bulkhead_abi::{FlowState, Identity, Protocol, Reason, Verdict, Workload, flow::TcpState};
 
-use super::{Entry, Hook, Outcome, Slot, State, Telling, decide, receiver, telling};
+use super::{Entry, Hook, Outcome, Slot, State, Telling, decide, is_spoofed, receiver, telling};
 use crate::{
     judge::Decision,
     packet::Kind,
@@ -74,6 +74,9 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
     if answers && !leaves {
         return Outcome::Anomaly(Reason::Stray);
     }
+    if is_spoofed(hook, state) {
+        return Outcome::Anomaly(Reason::Spoofed);
+    }
     let opener = leaves && !answers;
     let own = hook.workload_at_hand();
     let peer = if opener { receiver(hook, state) } else { Workload::UNKNOWN };
@@ -88,9 +91,10 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
         let _slot = hook.account(state, &decision, &own, telling);
         return Outcome::Verdict(decision.verdict);
     }
-    let elsewhere = opener && peer.is_known();
+    let local = opener && peer.is_known();
+    let elsewhere = local || decision.is_deferred();
     if passes {
-        let entry = match (opener, elsewhere) {
+        let entry = match (opener, local) {
             (true, true) => Entry::LocalOpener,
             (true, false) => Entry::Opener,
             (false, _) => Entry::Receiver,
@@ -111,6 +115,7 @@ pub fn enter<H: Hook>(hook: &H, state: &State, peer: &Workload, decision: &Decis
     let (generation, verdict) = (state.control.generation, decision.verdict as u8);
     let counter = match entry {
         Entry::LocalOpener => NO_SLOT,
+        _ if decision.is_deferred() => NO_SLOT,
         _ => report::slot_of(&state.policy(hook), decision),
     };
     let Some(slot) = hook.table(&state.key) else { return false };
@@ -188,15 +193,19 @@ fn judge_side(flow: &mut FlowState, opener: bool, generation: u64, decision: &De
     }
 }
 
-/// A flow between two ends of this node is counted at its receiver, all others where they are seen.
+/// A flow between two ends of this node is counted at its receiver, one to a virtual address by the guard,
+/// all others where they are seen.
 #[inline(always)]
 fn counts_here(flow: &FlowState, opener: bool) -> bool {
+    if flow.to == Identity::VIRTUAL {
+        return false;
+    }
     let local = flow.flags & FlowState::FLAG_LOCAL != 0;
     if opener { !local } else { local || !flow.opener.is_known() }
 }
 
 #[inline(always)]
-fn tcp_after(tcp: u8, state: &State, source_opened: bool) -> u8 {
+pub(crate) fn tcp_after(tcp: u8, state: &State, source_opened: bool) -> u8 {
     let Some(segment) = state.segment() else { return tcp };
     let next = match TcpState::from_code(tcp) {
         _ if segment.resets => TcpState::Closed,

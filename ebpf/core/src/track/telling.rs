@@ -2,15 +2,17 @@
 
 use bulkhead_abi::{Reason, Verdict, Workload, flow::Doomed};
 
-use super::{Hook, Outcome, State, Telling, Whose};
+use super::{Outcome, State, Telling, Whose};
 use crate::{
     judge::Decision,
-    report::{self, NO_SLOT, Subject},
+    packet::Bytes,
+    report::{self, NO_SLOT, Report, Subject},
+    tables::Tables,
 };
 
 /// Counts a decision and tells of it where it is due; the slot that its flow counts in from now on.
 #[inline(always)]
-pub fn account<H: Hook>(
+pub fn account<H: Tables + Bytes + Report>(
     hook: &H,
     state: &State,
     decision: &Decision,
@@ -47,7 +49,12 @@ pub fn account<H: Hook>(
 
 /// Another packet of a flow whose verdict stands.
 #[inline(always)]
-pub(super) fn again<H: Hook>(hook: &H, state: &State, verdict: Verdict, counter: u32) -> Outcome {
+pub(crate) fn again<H: Tables + Bytes + Report>(
+    hook: &H,
+    state: &State,
+    verdict: Verdict,
+    counter: u32,
+) -> Outcome {
     let outcome = if verdict.passes() { Outcome::Verdict(verdict) } else { state.out(verdict) };
     hook.add(counter, 0, 1, u64::from(hook.len()));
     outcome

@@ -1,0 +1,225 @@
+//! Flows that the guard judges: forwarded ones, and those to virtual addresses. They have a table of
+//! their own, because one that a socket layer approved is approved by one end only.
+
+use bulkhead_abi::{
+    Control, FlowKey, FlowState, Reason, Side, Verdict, Workload, flow::TcpState, tables::Interface,
+};
+
+use super::{Guard, Mark, carried, receiver};
+use crate::{
+    endpoint,
+    judge::{self, Decision, Question, Sides},
+    packet::{self, Kind},
+    report::NO_SLOT,
+    track::{Outcome, Slot, State, Telling, again, is_expired, service, tcp_after},
+};
+
+/// A packet of a flow in the guard's table; untracked if it is of none.
+#[inline(always)]
+pub fn transit<G: Guard>(guard: &G, state: &State) -> Outcome {
+    match guard.transit(&state.key) {
+        Some(slot) => slot.update(|flow| tracked(guard, state, flow)),
+        None => Outcome::Untracked,
+    }
+}
+
+#[inline(always)]
+fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome {
+    let now = guard.now();
+    let opens = state.segment().is_some_and(|segment| segment.opens);
+    if flow.tag != state.key.tag()
+        || is_expired(flow, now, state.protocol)
+        || (opens && flow.tcp != TcpState::Opening as u8)
+    {
+        return Outcome::Untracked;
+    }
+    let source_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low;
+    flow.seen = now;
+    flow.tcp = tcp_after(flow.tcp, state, source_opened);
+    if !source_opened {
+        flow.flags |= FlowState::FLAG_REPLIED;
+    }
+    let ([judged, _], [verdict, sides]) = (flow.judged, flow.verdict);
+    // The sender's identity may have changed since, without a change of what the guard reads.
+    let sender = if source_opened { carried(guard, state) } else { None };
+    let same = sender.is_none_or(|sender| sender == flow.from);
+    if judged == state.control.generation && same {
+        return again(guard, state, Verdict::from_code(verdict), flow.slot);
+    }
+    let policy = state.policy(guard);
+    let (opener, target) =
+        if source_opened { (state.local(), state.remote()) } else { (state.remote(), state.local()) };
+    let from = match sender {
+        Some(sender) => sender,
+        None if flow.flags & FlowState::FLAG_CARRIED != 0 => flow.from,
+        None => policy.of_address(opener.addr).or_world(),
+    };
+    let question = Question {
+        from,
+        to: endpoint::resolve(&policy, &flow.receiver, target.addr).or_world(),
+        protocol: state.protocol,
+        port: service(state.protocol, state.kind, state.icmp, target.port),
+        sides: sides_of(sides),
+    };
+    let decision = judge::judge(&policy, &question, || None);
+    let elsewhere = flow.flags & FlowState::FLAG_LOCAL != 0;
+    let first = decision.verdict != Verdict::from_code(verdict);
+    let telling = Telling { opener: source_opened, first, elsewhere };
+    flow.slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
+    write(flow, state.control.generation, &decision, sides);
+    state.out(decision.verdict)
+}
+
+/// A packet of no flow that is known.
+#[inline(always)]
+pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
+    let adopting = state.control.flags & Control::FLAG_ADOPTING != 0;
+    if let Some(segment) = state.segment() {
+        if segment.resets {
+            return Outcome::Verdict(Verdict::Allow);
+        }
+        if !segment.opens && !adopting {
+            return Outcome::Anomaly(Reason::Stray);
+        }
+    }
+    match state.kind {
+        Kind::EchoReply => return Outcome::Anomaly(Reason::Stray),
+        Kind::IcmpError => return icmp_error(guard, state),
+        _ => {}
+    }
+    let policy = state.policy(guard);
+    let sender = carried(guard, state);
+    let from = match sender {
+        Some(identity) => identity,
+        None => policy.of_address(state.local().addr).or_world(),
+    };
+    let local = guard.local(state.remote().addr).is_some();
+    let (workload, to) = receiver(guard, state);
+    if !from.is_zoned() && !to.is_zoned() && sender.is_none() {
+        return Outcome::Verdict(Verdict::Allow);
+    }
+    let wire = guard.interface().flags & Interface::FLAG_WIRE != 0;
+    let mark = guard.mark();
+    let sides = whose_sides(sender.is_some(), mark, local, wire);
+    let question = Question {
+        from,
+        to,
+        protocol: state.protocol,
+        port: service(state.protocol, state.kind, state.icmp, state.remote().port),
+        sides: sides_of(sides),
+    };
+    let decision = judge::judge(&policy, &question, || None);
+    // Counted where the last of the two ends is judged.
+    let elsewhere = local || (sender.is_none() && mark == Mark::JUDGED);
+    let telling = Telling { opener: true, first: true, elsewhere };
+    if !decision.verdict.passes() {
+        let _slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
+        return Outcome::Verdict(decision.verdict);
+    }
+    let Some(slot) = guard.new_transit(&state.key) else {
+        return Outcome::Anomaly(Reason::FlowTableFull);
+    };
+    let hand_over = sender.is_some() && (local || !wire);
+    if hand_over && !enter_hand_over(guard, state, &decision) {
+        return Outcome::Anomaly(Reason::FlowTableFull);
+    }
+    let counter = guard.account(state, &decision, &Workload::UNKNOWN, telling);
+    slot.update(|flow| {
+        flow.seen = guard.now();
+        flow.receiver = workload;
+        flow.slot = counter;
+        flow.flags = flag(state.local_is_low, FlowState::FLAG_OPENER_LOW)
+            | flag(sender.is_some(), FlowState::FLAG_CARRIED)
+            | flag(elsewhere, FlowState::FLAG_LOCAL);
+        if let Some(segment) = state.segment() {
+            let at = if segment.opens { TcpState::Opening } else { TcpState::Established };
+            flow.tcp = at as u8;
+        }
+        write(flow, state.control.generation, &decision, sides);
+        // Last: until then it is nobody's flow.
+        flow.tag = state.key.tag();
+    });
+    Outcome::Verdict(decision.verdict)
+}
+
+/// Leaves the sender's identity where the receiver's socket layer finds it, under the tuple that it will
+/// see.
+#[inline(always)]
+fn enter_hand_over<G: Guard>(guard: &G, state: &State, decision: &Decision) -> bool {
+    let Some(slot) = guard.new_hand_over(&state.key) else { return false };
+    slot.update(|flow| {
+        flow.seen = guard.now();
+        flow.opener = Workload::carried(decision.from);
+        flow.judged = [state.control.generation, 0];
+        flow.verdict = [decision.verdict as u8, 0];
+        (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
+        flow.reason = decision.reason as u8;
+        flow.slot = NO_SLOT;
+        flow.flags = FlowState::FLAG_LOCAL | flag(state.local_is_low, FlowState::FLAG_OPENER_LOW);
+        if state.segment().is_some() {
+            flow.tcp = TcpState::Opening as u8;
+        }
+        flow.tag = state.key.tag();
+    });
+    true
+}
+
+/// An ICMP error passes when the flow that it quotes is the guard's, and live.
+#[inline(always)]
+fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
+    let Some(quoted) = packet::parse_quoted(guard, state.transport) else {
+        return Outcome::Anomaly(Reason::IcmpError);
+    };
+    let (src, dst) = ((quoted.src, quoted.src_port), (quoted.dst, quoted.dst_port));
+    let (key, _) = FlowKey::new(src, dst, quoted.protocol, 0);
+    match guard.transit(&key) {
+        Some(slot) if slot.read(|flow| flow.tag) == key.tag() => Outcome::Verdict(Verdict::Allow),
+        _ => Outcome::Anomaly(Reason::IcmpError),
+    }
+}
+
+#[inline(always)]
+fn write(flow: &mut FlowState, generation: u64, decision: &Decision, sides: u8) {
+    (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
+    flow.reason = decision.reason as u8;
+    flow.verdict = [decision.verdict as u8, sides];
+    flow.judged = [generation, 0];
+}
+
+const BOTH: u8 = 0;
+const EGRESS: u8 = 1;
+const INGRESS: u8 = 2;
+
+/// Whose rules the guard asks: those of the ends that no socket layer judges, here or on another node.
+#[inline(always)]
+const fn whose_sides(deferred: bool, mark: Mark, local: bool, wire: bool) -> u8 {
+    match mark {
+        _ if deferred => {
+            if wire && !local {
+                EGRESS
+            } else {
+                BOTH
+            }
+        }
+        Mark::JUDGED => INGRESS,
+        // From one machine to another: no socket of either is here.
+        Mark::WIRE if wire => BOTH,
+        Mark::WIRE => INGRESS,
+        _ if local || wire => EGRESS,
+        _ => BOTH,
+    }
+}
+
+#[inline(always)]
+const fn sides_of(code: u8) -> Sides {
+    match code {
+        EGRESS => Sides::One(Side::Egress),
+        INGRESS => Sides::One(Side::Ingress),
+        _ => Sides::Both,
+    }
+}
+
+#[inline(always)]
+const fn flag(set: bool, flag: u8) -> u8 {
+    if set { flag } else { 0 }
+}

@@ -1,0 +1,268 @@
+//! `sched_cls` at an interface: a frame, seen from its IP header on.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_sock},
+    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes_relative},
+    programs::TcContext,
+};
+use bulkhead_abi::{
+    FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload,
+    flow::{FirstFragment, FragmentKey},
+    tables::Interface,
+};
+use bulkhead_core::{
+    guard::{Guard, Mark, Network, Sender},
+    judge::Decision,
+    packet::Bytes,
+    track::{Outcome, State, Telling},
+};
+
+use crate::{
+    CGROUP_ID, CGROUP_LEVEL, GUARD_MARK, guard_leaf as leaf, maps,
+    skb::{Place, opaque},
+    storage,
+    tables::kernel_tables,
+};
+
+/// A frame and its sender's socket.
+pub struct Frame {
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+    /// Length of what stands before the IP header, where it was asked for.
+    header: u32,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self::of(ctx.as_ptr().cast())
+    }
+
+    #[inline(always)]
+    pub fn of(skb: *mut __sk_buff) -> Self {
+        // SAFETY: a field of the context; the verifier knows it may be null.
+        let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+        Self { skb, sk, header: 0 }
+    }
+
+    /// The same for whoever needs the packet's length.
+    #[inline(always)]
+    pub fn measured(skb: *mut __sk_buff) -> Self {
+        const ETHERNET: u32 = 14;
+        let frame = Self::of(skb);
+        let ethernet = frame.interface().flags & Interface::FLAG_ETHERNET != 0;
+        Self { header: if ethernet { ETHERNET } else { 0 }, ..frame }
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        0
+    }
+}
+
+kernel_tables!(Frame);
+
+impl Bytes for Frame {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).len }.saturating_sub(self.header)
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        let Some(left) = self.len().checked_sub(offset) else { return 0 };
+        let count = opaque(u64::from(left.min(N as u32)));
+        if count == 0 || count > N as u64 {
+            return 0;
+        }
+        let count = count as u32;
+        // SAFETY: writes `count` bytes, at most N, into the buffer.
+        let result = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.skb.cast(),
+                offset,
+                buffer.as_mut_ptr().cast(),
+                count,
+                BPF_HDR_START_NET,
+            )
+        };
+        if result == 0 { count } else { 0 }
+    }
+}
+
+/// The part of the mark that is ours, and the value of its lowest bit.
+#[inline(always)]
+fn mark_part() -> (u32, u32) {
+    let mask = GUARD_MARK.load();
+    let unit = mask & mask.wrapping_neg();
+    (mask, if unit == 0 { 1 } else { unit })
+}
+
+impl Guard for Frame {
+    type Transit = Place<FlowState>;
+    type Owned = Place<SocketFlow>;
+
+    #[inline(always)]
+    fn sender(&self) -> Sender {
+        // Of include/linux/socket.h.
+        const INET: u32 = 2;
+        const INET6: u32 = 10;
+        const PACKET: u32 = 17;
+        const XDP: u32 = 44;
+        if self.sk.is_null() {
+            return Sender::None;
+        }
+        let level = CGROUP_LEVEL.load();
+        if level != 0 {
+            // SAFETY: the context of this program.
+            let above = unsafe { bpf_skb_ancestor_cgroup_id(self.skb, level as i32) };
+            if above != CGROUP_ID.load() {
+                return Sender::None;
+            }
+        }
+        // SAFETY: checked against null; the family may be read of any socket.
+        match unsafe { (*self.sk).family } {
+            INET | INET6 => Sender::Socket,
+            PACKET | XDP => Sender::Packet,
+            // A tun's, for one: what it sends came from elsewhere.
+            _ => Sender::None,
+        }
+    }
+
+    #[inline(always)]
+    fn network(&self) -> Network {
+        const IPV4: u16 = 0x0800;
+        const IPV6: u16 = 0x86dd;
+        const ARP: u16 = 0x0806;
+        // SAFETY: a field of the context.
+        match u16::from_be(unsafe { (*self.skb).protocol } as u16) {
+            IPV4 | IPV6 => Network::Ip,
+            ARP => Network::Arp,
+            _ => Network::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> Interface {
+        // SAFETY: a field of the context; the value is plain bytes and copied at once.
+        let found = unsafe { maps::INTERFACES.get((*self.skb).ifindex) };
+        found.copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> Mark {
+        let (mask, unit) = mark_part();
+        // SAFETY: a field of the context.
+        Mark((unsafe { (*self.skb).mark } & mask) / unit)
+    }
+
+    #[inline(always)]
+    fn set_mark(&self, mark: Mark) {
+        let (mask, unit) = mark_part();
+        // SAFETY: a field of the context that a `sched_cls` program may write.
+        unsafe {
+            (*self.skb).mark = ((*self.skb).mark & !mask) | (mark.0.wrapping_mul(unit) & mask);
+        }
+    }
+
+    #[inline(always)]
+    fn mark_room(&self) -> u32 {
+        let (mask, unit) = mark_part();
+        mask / unit
+    }
+
+    #[inline(always)]
+    fn sender_workload(&self) -> Workload {
+        let mut workload = Workload::UNKNOWN;
+        let _ = crate::leaf::leaf_workload(self.skb, &mut workload);
+        workload
+    }
+
+    #[inline(always)]
+    fn owned(&self) -> Option<Place<SocketFlow>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get(&maps::SOCKET_FLOWS, self.sk).map(Place::at)
+    }
+
+    #[inline(always)]
+    fn transit(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        maps::TRANSIT.get_ptr_mut(key).map(Place::at)
+    }
+
+    #[inline(always)]
+    fn new_transit(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        maps::TRANSIT.insert(key, maps::BLANK_FLOW.get(0)?, 0).ok()?;
+        self.transit(key)
+    }
+
+    #[inline(always)]
+    fn new_hand_over(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        maps::FLOWS.insert(key, maps::BLANK_FLOW.get(0)?, 0).ok()?;
+        maps::FLOWS.get_ptr_mut(key).map(Place::at)
+    }
+
+    #[inline(always)]
+    fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
+        // SAFETY: plain bytes, copied at once; the value carries its key.
+        unsafe { maps::FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, first: &FirstFragment) -> bool {
+        maps::FRAGMENTS.insert(first.key, first, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn on_prepare(&self, state: &mut State) {
+        let _ = leaf::guard_prepare(self.skb, state);
+    }
+
+    #[inline(always)]
+    fn on_stamp(&self, state: &mut State) -> Mark {
+        Mark(leaf::guard_stamp(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_enter(&self, state: &State) -> Verdict {
+        Verdict::from_code(leaf::guard_enter(self.skb, state) as u8)
+    }
+
+    #[inline(always)]
+    fn on_packet_socket(&self, state: &State) -> Verdict {
+        Verdict::from_code(leaf::guard_packet_socket(self.skb, state) as u8)
+    }
+
+    #[inline(always)]
+    fn on_fragment(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::guard_fragment(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_transit(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::guard_transit(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_open(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::guard_open(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_refuse(&self, state: &State, reason: Reason) -> Verdict {
+        Verdict::from_code(leaf::guard_refuse(self.skb, state, reason as u32) as u8)
+    }
+
+    #[inline(always)]
+    fn account(&self, state: &State, decision: &Decision, own: &Workload, telling: Telling) -> u32 {
+        leaf::guard_account(self.skb, state, decision, own, crate::leaf::telling_bits(telling))
+    }
+}

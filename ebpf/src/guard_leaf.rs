@@ -1,0 +1,107 @@
+//! The guard's parts, as functions that the verifier walks once: see [`crate::leaf`].
+
+use aya_ebpf::bindings::__sk_buff;
+use bulkhead_abi::{Reason, Verdict, Workload};
+use bulkhead_core::{
+    guard::{Mark, parts},
+    judge::Decision,
+    track::State,
+};
+
+use crate::{frame::Frame, leaf};
+
+/// [`parts::prepare`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_prepare(skb: *mut __sk_buff, state: *mut State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    if let Some(state) = unsafe { state.as_mut() } {
+        parts::prepare(&Frame::measured(skb), state);
+    }
+    0
+}
+
+/// [`parts::stamp`]; a mark's number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_stamp(skb: *mut __sk_buff, state: *mut State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_mut() } {
+        Some(state) => parts::stamp(&Frame::of(skb), state).0,
+        None => Mark::NONE.0,
+    }
+}
+
+/// [`parts::enter`]; a verdict's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_enter(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |guard, state| parts::enter(guard, state) as u32)
+}
+
+/// [`parts::packet_socket`]; a verdict's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_packet_socket(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |guard, state| parts::packet_socket(guard, state) as u32)
+}
+
+/// [`parts::fragment`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_fragment(skb: *mut __sk_buff, state: *const State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_ref() } {
+        Some(state) => parts::fragment(&Frame::measured(skb), state).to_code(),
+        None => Verdict::Deny as u32,
+    }
+}
+
+/// [`parts::transit`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_transit(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |guard, state| parts::transit(guard, state).to_code())
+}
+
+/// [`parts::open`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_open(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |guard, state| parts::open(guard, state).to_code())
+}
+
+/// [`parts::refuse`]; a verdict's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_refuse(skb: *mut __sk_buff, state: *const State, reason: u32) -> u32 {
+    with(skb, state, |guard, state| parts::refuse(guard, state, Reason::from_code(reason as u8)) as u32)
+}
+
+/// [`parts::account`]; `telling` is a set of [`leaf`]'s `TELL_` bits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_account(
+    skb: *mut __sk_buff,
+    state: *const State,
+    decision: *const Decision,
+    own: *const Workload,
+    telling: u32,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    let (Some(state), Some(decision), Some(own)) =
+        (unsafe { (state.as_ref(), decision.as_ref(), own.as_ref()) })
+    else {
+        return 0;
+    };
+    parts::account(&Frame::measured(skb), state, decision, own, leaf::telling_of(telling))
+}
+
+#[inline(always)]
+fn with(skb: *mut __sk_buff, state: *const State, work: impl FnOnce(&Frame, &State) -> u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_ref() } {
+        Some(state) => work(&Frame::of(skb), state),
+        None => Verdict::Deny as u32,
+    }
+}
