@@ -12,7 +12,7 @@ use bulkhead_abi::{
     tables::Interface,
 };
 use bulkhead_core::{
-    guard::{Guard, Mark, Network, Sender},
+    guard::{Guard, Mark, Network, Part, Sender},
     judge::Decision,
     packet::Bytes,
     track::{Outcome, State, Telling},
@@ -242,8 +242,18 @@ impl Guard for Frame {
     }
 
     #[inline(always)]
-    fn on_fragment(&self, state: &State) -> Outcome {
-        Outcome::from_code(leaf::guard_fragment(self.skb, state))
+    fn on_read_fragment(&self, state: &mut State, first: &mut FirstFragment) -> Part {
+        Part::from_code(leaf::guard_read_fragment(self.skb, state, first))
+    }
+
+    #[inline(always)]
+    fn on_later_fragment(&self, later: &FirstFragment) -> Outcome {
+        Outcome::from_code(leaf::guard_later_fragment(self.skb, later))
+    }
+
+    #[inline(always)]
+    fn on_first_fragment(&self, state: &State, first: &FirstFragment, verdict: Verdict) -> Outcome {
+        Outcome::from_code(leaf::guard_first_fragment(self.skb, state, first, verdict as u32))
     }
 
     #[inline(always)]
@@ -263,6 +273,8 @@ impl Guard for Frame {
 
     #[inline(always)]
     fn account(&self, state: &State, decision: &Decision, own: &Workload, telling: Telling) -> u32 {
-        leaf::guard_account(self.skb, state, decision, own, crate::leaf::telling_bits(telling))
+        // On the stack: a constant lies in read-only data, which a global function may not be handed.
+        let own = Workload { cgroup: opaque(own.cgroup), anchor: opaque(own.anchor) };
+        leaf::guard_account(self.skb, state, decision, &own, crate::leaf::telling_bits(telling))
     }
 }

@@ -1,14 +1,14 @@
 //! The guard's parts, as functions that the verifier walks once: see [`crate::leaf`].
 
 use aya_ebpf::bindings::__sk_buff;
-use bulkhead_abi::{Reason, Verdict, Workload};
+use bulkhead_abi::{Reason, Verdict, Workload, flow::FirstFragment};
 use bulkhead_core::{
-    guard::{Mark, parts},
+    guard::{Mark, Part, parts},
     judge::Decision,
     track::State,
 };
 
-use crate::{frame::Frame, leaf};
+use crate::{frame::Frame, leaf, skb::opaque};
 
 /// [`parts::prepare`].
 #[unsafe(no_mangle)]
@@ -46,15 +46,49 @@ pub extern "C" fn guard_packet_socket(skb: *mut __sk_buff, state: *const State) 
     with(skb, state, |guard, state| parts::packet_socket(guard, state) as u32)
 }
 
-/// [`parts::fragment`]; an outcome's code.
+/// [`parts::read_fragment`]; a part's number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guard_fragment(skb: *mut __sk_buff, state: *const State) -> u32 {
-    // SAFETY: null or, by the verifier's word, a whole state.
-    match unsafe { state.as_ref() } {
-        Some(state) => parts::fragment(&Frame::measured(skb), state).to_code(),
+pub extern "C" fn guard_read_fragment(
+    skb: *mut __sk_buff,
+    state: *mut State,
+    first: *mut FirstFragment,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    match unsafe { (state.as_mut(), first.as_mut()) } {
+        (Some(state), Some(first)) => parts::read_fragment(&Frame::measured(skb), state, first) as u32,
+        _ => Part::Unreadable as u32,
+    }
+}
+
+/// [`parts::later_fragment`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_later_fragment(skb: *mut __sk_buff, later: *const FirstFragment) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { later.as_ref() } {
+        Some(later) => parts::later_fragment(&Frame::measured(skb), later).to_code(),
         None => Verdict::Deny as u32,
     }
+}
+
+/// [`parts::first_fragment`]; an outcome's code. `verdict` is one's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_first_fragment(
+    skb: *mut __sk_buff,
+    state: *const State,
+    first: *const FirstFragment,
+    verdict: u32,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    let Some(first) = (unsafe { first.as_ref() }) else { return Verdict::Deny as u32 };
+    // The work needs nothing of the packet, and an argument without use would be left out by the compiler,
+    // while the verifier goes by the declaration.
+    let _ = opaque(skb.addr() as u64);
+    with(skb, state, |guard, state| {
+        parts::first_fragment(guard, state, first, Verdict::from_code(verdict as u8)).to_code()
+    })
 }
 
 /// [`parts::transit`]; an outcome's code.

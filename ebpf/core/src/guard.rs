@@ -29,14 +29,14 @@ use crate::{
     track::{Outcome, Slot, Socket, State, Telling},
 };
 
+pub use fragments::Part;
 pub use mark::Mark;
 
 /// The parts of the work, each for itself; the kernel makes them functions that the verifier walks once.
 pub mod parts {
     pub use super::{
         enter::{enter, packet_socket, stamp},
-        forward,
-        fragments::fragment,
+        fragments::{first_fragment, later_fragment, read_fragment},
         refuse,
         transit::{open, transit},
     };
@@ -120,10 +120,20 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     fn on_packet_socket(&self, state: &State) -> Verdict {
         parts::packet_socket(self, state)
     }
-    /// [`parts::fragment`].
+    /// [`parts::read_fragment`].
     #[inline(always)]
-    fn on_fragment(&self, state: &State) -> Outcome {
-        parts::fragment(self, state)
+    fn on_read_fragment(&self, state: &mut State, first: &mut FirstFragment) -> Part {
+        parts::read_fragment(self, state, first)
+    }
+    /// [`parts::later_fragment`].
+    #[inline(always)]
+    fn on_later_fragment(&self, later: &FirstFragment) -> Outcome {
+        parts::later_fragment(self, later)
+    }
+    /// [`parts::first_fragment`].
+    #[inline(always)]
+    fn on_first_fragment(&self, state: &State, first: &FirstFragment, verdict: Verdict) -> Outcome {
+        parts::first_fragment(self, state, first, verdict)
     }
     /// [`parts::transit`].
     #[inline(always)]
@@ -173,7 +183,7 @@ pub fn egress<G: Guard>(guard: &G) -> Verdict {
     if sender == Sender::Packet && !guard.on_packet_socket(&state).passes() {
         return Verdict::Deny;
     }
-    forward(guard, &state)
+    forward(guard, &mut state)
 }
 
 /// What came from a judged socket, and goes where a socket layer judges the other end, here or elsewhere.
@@ -188,7 +198,7 @@ fn is_judged<G: Guard>(guard: &G, sender: Sender) -> bool {
 
 /// Judges what is forwarded.
 #[inline(always)]
-pub fn forward<G: Guard>(guard: &G, state: &State) -> Verdict {
+fn forward<G: Guard>(guard: &G, state: &mut State) -> Verdict {
     if guard.network() != Network::Ip || state.kind == Kind::Discovery {
         return Verdict::Allow;
     }
@@ -199,7 +209,7 @@ pub fn forward<G: Guard>(guard: &G, state: &State) -> Verdict {
         return Verdict::Allow;
     }
     let outcome = match state.kind {
-        Kind::Malformed(Reason::Fragment) => guard.on_fragment(state),
+        Kind::Malformed(Reason::Fragment) => fragments::fragment(guard, state),
         Kind::Malformed(reason) => Outcome::Anomaly(reason),
         _ => judge_flow(guard, state),
     };

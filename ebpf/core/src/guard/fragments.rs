@@ -4,7 +4,10 @@
 //! On the way to a socket of this node fragments are put together before its socket layer judges, so this
 //! is for endpoints that have none here. The table is bounded; what does not fit is denied.
 
-use bulkhead_abi::{Reason, Verdict, flow::FirstFragment};
+use bulkhead_abi::{
+    Addr, Reason, Verdict,
+    flow::{FirstFragment, FragmentKey},
+};
 
 use super::{Guard, judge_flow};
 use crate::{
@@ -12,42 +15,104 @@ use crate::{
     track::{Outcome, Slot, State},
 };
 
+/// What a fragment can be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Part {
+    /// Nothing that can be read, or too short for its transport header.
+    Unreadable = 0,
+    /// It begins a packet.
+    First = 1,
+    /// It goes on with one.
+    Later = 2,
+}
+
+impl Part {
+    /// From its number.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            1 => Self::First,
+            2 => Self::Later,
+            _ => Self::Unreadable,
+        }
+    }
+}
+
 /// How long the later fragments may keep their first one waiting, in nanoseconds: as long as Linux keeps
 /// fragments (`net.ipv4.ipfrag_time`).
 const LIFETIME: u64 = 30_000_000_000;
 
+/// Nothing read yet.
+const BLANK: FirstFragment = FirstFragment {
+    key: FragmentKey { src: Addr::ANY, dst: Addr::ANY, id: 0, protocol: 0, _reserved: [0; 3] },
+    generation: 0,
+    seen: 0,
+    end: 0,
+    slot: 0,
+};
+
 /// A fragment.
 #[inline(always)]
-pub fn fragment<G: Guard>(guard: &G, state: &State) -> Outcome {
-    let Some(fragment) = packet::read_fragment(guard) else {
-        return Outcome::Anomaly(Reason::Fragment);
-    };
+pub(super) fn fragment<G: Guard>(guard: &G, state: &mut State) -> Outcome {
+    let mut first = BLANK;
+    match guard.on_read_fragment(state, &mut first) {
+        Part::Unreadable => Outcome::Anomaly(Reason::Fragment),
+        Part::Later => guard.on_later_fragment(&first),
+        Part::First => match judge_flow(guard, state) {
+            Outcome::Verdict(verdict) if verdict.passes() => guard.on_first_fragment(state, &first, verdict),
+            outcome => outcome,
+        },
+    }
+}
+
+/// Reads a fragment: of a first one, its flow into the state and where it ends; of a later one, where it
+/// begins.
+#[inline(always)]
+pub fn read_fragment<G: Guard>(guard: &G, state: &mut State, first: &mut FirstFragment) -> Part {
+    let Some(fragment) = packet::read_fragment(guard) else { return Part::Unreadable };
+    first.key = fragment.key;
+    first.generation = state.control.generation;
     if fragment.offset != 0 {
-        let known = guard.first_fragment(&fragment.key).filter(|first| {
-            first.key == fragment.key
-                && first.generation == state.control.generation
+        first.end = fragment.offset;
+        return Part::Later;
+    }
+    first.end = fragment.end;
+    state.fill(&fragment.packet, 0);
+    Part::First
+}
+
+/// A fragment that goes on with a packet. `later` is what [`read_fragment`] made of it.
+#[inline(always)]
+pub fn later_fragment<G: Guard>(guard: &G, later: &FirstFragment) -> Outcome {
+    match guard.first_fragment(&later.key) {
+        Some(first)
+            if first.key == later.key
+                && first.generation == later.generation
                 && guard.now().saturating_sub(first.seen) < LIFETIME
-                && fragment.offset >= first.end
-        });
-        let Some(first) = known else { return Outcome::Anomaly(Reason::Fragment) };
-        guard.add(first.slot, 0, 1, u64::from(guard.len()));
-        return Outcome::Verdict(Verdict::Allow);
+                && later.end >= first.end =>
+        {
+            guard.add(first.slot, 0, 1, u64::from(guard.len()));
+            Outcome::Verdict(Verdict::Allow)
+        }
+        _ => Outcome::Anomaly(Reason::Fragment),
     }
-    let mut first = *state;
-    first.fill(&fragment.packet, 0);
-    let outcome = judge_flow(guard, &first);
-    let Outcome::Verdict(verdict) = outcome else { return outcome };
-    // Between endpoints in no zone nothing is kept, and nothing is asked of later ones.
-    let Some(flow) = guard.transit(&first.key) else { return outcome };
-    if !verdict.passes() {
-        return outcome;
+}
+
+/// A first fragment that passes. Between endpoints in no zone nothing is kept of it, and nothing asked of
+/// later ones.
+#[inline(always)]
+pub fn first_fragment<G: Guard>(
+    guard: &G,
+    state: &State,
+    first: &FirstFragment,
+    verdict: Verdict,
+) -> Outcome {
+    let Some(flow) = guard.transit(&state.key) else { return Outcome::Verdict(verdict) };
+    let remembered = FirstFragment { seen: guard.now(), slot: flow.read(|flow| flow.slot), ..*first };
+    if guard.remember_fragment(&remembered) {
+        Outcome::Verdict(verdict)
+    } else {
+        Outcome::Anomaly(Reason::Fragment)
     }
-    let remembered = FirstFragment {
-        key: fragment.key,
-        generation: state.control.generation,
-        seen: guard.now(),
-        end: fragment.end,
-        slot: flow.read(|flow| flow.slot),
-    };
-    if guard.remember_fragment(&remembered) { outcome } else { Outcome::Anomaly(Reason::Fragment) }
 }
