@@ -21,7 +21,7 @@ const TCP: Protocol = Protocol::TCP;
 
 fn with<R>(node: &Node, work: impl FnOnce(&Policy<'_, At<'_>>) -> R) -> R {
     let sock = Sock::none();
-    let at = At { node, sock: &sock, bytes: &[], current: Workload::UNKNOWN };
+    let at = At::packet(node, &sock, &[]);
     work(&Policy::live(&at))
 }
 

@@ -18,12 +18,12 @@ const UDP: Protocol = Protocol::UDP;
 
 fn parse(bytes: &[u8]) -> Packet {
     let (node, sock) = (Node::default(), Sock::none());
-    packet::parse(&At { node: &node, sock: &sock, bytes, current: Default::default() })
+    packet::parse(&At::packet(&node, &sock, bytes))
 }
 
 fn parse_quoted(bytes: &[u8], transport: u32) -> Option<Packet> {
     let (node, sock) = (Node::default(), Sock::none());
-    packet::parse_quoted(&At { node: &node, sock: &sock, bytes, current: Default::default() }, transport)
+    packet::parse_quoted(&At::packet(&node, &sock, bytes), transport)
 }
 
 fn wires() -> Vec<Wire> {

@@ -10,7 +10,7 @@ use bulkhead_abi::{
 };
 use zerocopy::FromZeros as _;
 
-use super::{Node, Sock};
+use super::{Frame, Node, Sock};
 use crate::{
     call::Call,
     packet::Bytes,
@@ -30,11 +30,20 @@ pub struct At<'a> {
     pub bytes: &'a [u8],
     /// The calling process's workload, for calls.
     pub current: Workload,
+    /// The frame that the packet is in, and the index of the interface, for the guard.
+    pub frame: Option<(&'a Frame, u32)>,
+}
+
+impl<'a> At<'a> {
+    /// A packet at a socket.
+    pub fn packet(node: &'a Node, sock: &'a Sock, bytes: &'a [u8]) -> Self {
+        Self { node, sock, bytes, current: Workload::UNKNOWN, frame: None }
+    }
 }
 
 /// A value that several hold at once.
 #[derive(Debug)]
-pub struct Place<V>(Rc<RefCell<V>>);
+pub struct Place<V>(pub(super) Rc<RefCell<V>>);
 
 impl<V> Slot<V> for Place<V> {
     fn read<R>(&self, look: impl FnOnce(&V) -> R) -> R {

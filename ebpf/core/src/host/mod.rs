@@ -7,6 +7,7 @@
 //! Nothing here decides: lookups are as plain as they can be, and share no code with the maps.
 
 mod at;
+mod guard;
 mod tables;
 pub mod wire;
 
@@ -20,8 +21,8 @@ use std::{
 use bulkhead_abi::{
     Addr, Control, Counter, CounterKey, Direction, Event, FlowKey, FlowState, ListenerKey, LocalAddress,
     SocketFlow, SocketOwner, Verdict, Workload,
-    flow::{Doomed, Listener},
-    tables::{FailsafeKey, Home},
+    flow::{Doomed, FirstFragment, FragmentKey, Listener},
+    tables::{FailsafeKey, Home, Interface},
 };
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     track::{self, Ownership, Socket},
 };
 pub use at::{At, Place};
+pub use guard::Frame;
 pub use tables::Tables;
 
 /// A node: what its maps hold.
@@ -49,13 +51,19 @@ pub struct Node {
     pub listeners: HashMap<ListenerKey, Listener>,
     /// The cgroup above each cgroup.
     pub parents: HashMap<u64, u64>,
-    /// How many flows the table takes.
+    /// Interfaces that the guard sits on, by index.
+    pub interfaces: HashMap<u32, Interface>,
+    /// How many packets' fragments the table takes.
+    pub fragment_capacity: usize,
+    /// How many flows the table takes, and the guard's.
     pub flow_capacity: usize,
     /// The time, in nanoseconds.
     pub now: Cell<u64>,
     /// Sockets to be ended, by cookie.
     pub doomed: RefCell<BTreeMap<u64, Doomed>>,
     flows: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
+    transit: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
+    fragments: RefCell<BTreeMap<FragmentKey, FirstFragment>>,
     denied: RefCell<HashMap<FlowKey, u64>>,
     slots: RefCell<Vec<(CounterKey, Counter)>>,
     events: RefCell<Vec<Event>>,
@@ -71,10 +79,14 @@ impl Default for Node {
             homes: HashMap::new(),
             listeners: HashMap::new(),
             parents: HashMap::new(),
+            interfaces: HashMap::new(),
+            fragment_capacity: usize::MAX,
             flow_capacity: usize::MAX,
             now: Cell::new(1_000_000_000),
             doomed: RefCell::default(),
             flows: RefCell::default(),
+            transit: RefCell::default(),
+            fragments: RefCell::default(),
             denied: RefCell::default(),
             slots: RefCell::default(),
             events: RefCell::default(),
@@ -85,12 +97,12 @@ impl Default for Node {
 impl Node {
     /// Judges a packet that crosses the socket layer at `sock`. `bytes` begin with the IP header.
     pub fn packet(&self, sock: &Sock, direction: Direction, bytes: &[u8]) -> Verdict {
-        track::packet(&At { node: self, sock, bytes, current: Workload::UNKNOWN }, direction)
+        track::packet(&At::packet(self, sock, bytes), direction)
     }
 
     /// Judges a `connect` that a process of the cgroup `current` makes on `sock`.
     pub fn connect(&self, sock: &Sock, current: u64, connect: &Connect) -> Verdict {
-        call::connect(&At { node: self, sock, bytes: &[], current: self.workload_of(current) }, connect)
+        call::connect(&At { current: self.workload_of(current), ..At::packet(self, sock, &[]) }, connect)
     }
 
     /// A cgroup with the nearest one above it that is in a zone, as a hook meets it.

@@ -18,7 +18,8 @@ pub struct Fragment {
 }
 
 /// Reads the fragment's headers. `None` for what is none, for a first one that is too short for its
-/// transport header, and for one behind other extension headers, which nobody sends.
+/// transport header or not a multiple of eight bytes long, and for one behind other extension headers,
+/// which nobody sends.
 #[inline(always)]
 pub fn read_fragment(bytes: &impl Bytes) -> Option<Fragment> {
     let mut head = [0u8; HEAD];
@@ -30,19 +31,23 @@ pub fn read_fragment(bytes: &impl Bytes) -> Option<Fragment> {
         _ => return None,
     };
     let offset = u32::from(units) * 8;
+    let len = end.saturating_sub(at);
     let protocol = if packet.src.is_v4() { packet.protocol.0 } else { 0 };
     let key = FragmentKey { src: packet.src, dst: packet.dst, id, protocol, _reserved: [0; 3] };
     if offset == 0 {
+        if len == 0 || len % 8 != 0 {
+            return None;
+        }
         let mut transport: Transport = [0; TRANSPORT];
         let have = bytes.load(at, &mut transport);
         packet.transport = at;
-        read_transport(&mut packet, end, &transport, have.min(end.saturating_sub(at))).ok()?;
+        read_transport(&mut packet, end, &transport, have.min(len)).ok()?;
         // More data follows, whatever this one's length says.
         if let Kind::Segment(segment) = packet.kind {
             packet.kind = Kind::Segment(Segment { resets: false, ..segment });
         }
     }
-    Some(Fragment { key, offset, end: offset + end.saturating_sub(at), packet })
+    Some(Fragment { key, offset, end: offset + len, packet })
 }
 
 /// An IPv6 header and a fragment header.
