@@ -24,16 +24,19 @@ proptest! {
         prop_assert_eq!(image, again);
     }
 
-    /// A compiler that has seen other policies before says the same as one that has not, but for numbers.
+    /// A compiler that has seen other policies before says the same as one that has not, but for numbers:
+    /// also if those differ from this one in a part only.
     #[test]
     fn what_a_compiler_remembers_changes_nothing(
-        history in proptest::collection::vec((models(4, 6), facts()), 1..4),
+        other in (models(4, 6), facts()),
+        history in proptest::collection::vec(proptest::array::uniform5(any::<bool>()), 1..4),
         case in cases(4, 6, 32),
     ) {
         let mut compiler = Compiler::default();
         let mut before = Vec::new();
-        for (model, facts) in &history {
-            before.push(compiler.compile(model, facts).unwrap());
+        for parts in history {
+            let (model, facts) = mixed(parts, &other, &case);
+            before.push(compiler.compile(&model, &facts).unwrap());
         }
         let warm = compiler.compile(&case.model, &case.facts).unwrap();
         let cold = image(&case);
@@ -101,6 +104,20 @@ proptest! {
             }
         }
     }
+}
+
+/// A policy and a host with those parts of the first one that are named, and the other parts of the second.
+fn mixed(
+    [zones, rules, virtuals, cgroups, addresses]: [bool; 5],
+    first: &(Model, Facts),
+    second: &Case,
+) -> (Model, Facts) {
+    let model = |first_one: bool| if first_one { &first.0 } else { &second.model };
+    let facts = |first_one: bool| if first_one { &first.1 } else { &second.facts };
+    let mixed = Model::new(model(zones).zones().to_vec(), model(rules).rules().to_vec())
+        .with_virtuals(model(virtuals).virtuals().to_vec());
+    let (cgroups, node_addresses) = (facts(cgroups).cgroups.clone(), facts(addresses).node_addresses.clone());
+    (mixed, Facts { cgroups, node_addresses })
 }
 
 fn apply<K: Ord, V>(table: &mut BTreeMap<K, V>, changes: Vec<bulkhead_policy::image::Change<K, V>>) {
