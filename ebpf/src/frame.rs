@@ -3,19 +3,19 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_sock},
-    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes_relative},
+    helpers::generated::{bpf_get_socket_cookie, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes_relative},
     programs::TcContext,
 };
 use bulkhead_abi::{
     FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload,
-    flow::{FirstFragment, FragmentKey},
+    flow::{FirstFragment, FragmentKey, Opening},
     tables::Interface,
 };
 use bulkhead_core::{
     guard::{Guard, Mark, Network, Part, Sender},
     judge::Decision,
     packet::Bytes,
-    track::{Outcome, State, Telling},
+    track::{self, Outcome, State, Telling, Whose},
 };
 
 use crate::{
@@ -53,6 +53,21 @@ impl Frame {
         let frame = Self::of(skb);
         let ethernet = frame.interface().flags & Interface::FLAG_ETHERNET != 0;
         Self { header: if ethernet { ETHERNET } else { 0 }, ..frame }
+    }
+
+    /// Remembers the connection that the sender's socket opens.
+    #[inline(always)]
+    pub fn remember(&self, state: &State, sequence: u32) {
+        // SAFETY: the context of this program.
+        let cookie = unsafe { bpf_get_socket_cookie(self.skb.cast()) };
+        if cookie == 0 || self.sk.is_null() {
+            return;
+        }
+        let Some(owner) = storage::get(&maps::SOCKET_OWNERS, self.sk) else { return };
+        // SAFETY: lives as long as the socket, which outlives this program.
+        let netns = unsafe { (*owner).netns };
+        let doomed = track::parts::doomed(state, netns, Whose::Ours, Reason::Default);
+        let _ = maps::OPENINGS.insert(sequence, Opening { cookie, doomed }, 0);
     }
 
     #[inline(always)]
@@ -219,6 +234,24 @@ impl Guard for Frame {
     #[inline(always)]
     fn remember_fragment(&self, first: &FirstFragment) -> bool {
         maps::FRAGMENTS.insert(first.key, first, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn is_opening(&self) -> bool {
+        // Of include/net/tcp_states.h.
+        const SYN_SENT: u32 = 2;
+        // SAFETY: checked against null; `state` may be read of any socket.
+        !self.sk.is_null() && unsafe { (*self.sk).state } == SYN_SENT
+    }
+
+    #[inline(always)]
+    fn remember_opening(&self, state: &State, sequence: u32) {
+        let _ = leaf::guard_remember_opening(self.skb, state, sequence);
+    }
+
+    #[inline(always)]
+    fn doom_opening(&self, sequence: u32, reason: Reason) {
+        let _ = leaf::guard_doom_opening(sequence, reason as u32);
     }
 
     #[inline(always)]

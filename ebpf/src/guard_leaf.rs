@@ -1,14 +1,21 @@
 //! The guard's parts, as functions that the verifier walks once: see [`crate::leaf`].
 
 use aya_ebpf::bindings::__sk_buff;
-use bulkhead_abi::{Reason, Verdict, Workload, flow::FirstFragment};
+use bulkhead_abi::{
+    Reason, Verdict, Workload,
+    flow::{Doomed, FirstFragment},
+};
 use bulkhead_core::{
     guard::{Mark, Part, parts},
     judge::Decision,
     track::State,
 };
 
-use crate::{frame::Frame, leaf, skb::opaque};
+use crate::{
+    frame::Frame,
+    leaf, maps,
+    skb::{self, opaque},
+};
 
 /// [`parts::prepare`].
 #[unsafe(no_mangle)]
@@ -110,6 +117,28 @@ pub extern "C" fn guard_open(skb: *mut __sk_buff, state: *const State) -> u32 {
 #[inline(never)]
 pub extern "C" fn guard_refuse(skb: *mut __sk_buff, state: *const State, reason: u32) -> u32 {
     with(skb, state, |guard, state| parts::refuse(guard, state, Reason::from_code(reason as u8)) as u32)
+}
+
+/// [`Frame::remember`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_remember_opening(skb: *mut __sk_buff, state: *const State, sequence: u32) -> u32 {
+    with(skb, state, |frame, state| {
+        frame.remember(state, sequence);
+        0
+    })
+}
+
+/// Puts the socket of the connection that was opened with this sequence number on the list of those to be
+/// ended.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_doom_opening(sequence: u32, reason: u32) -> u32 {
+    // SAFETY: plain bytes, copied at once.
+    if let Some(opening) = unsafe { maps::OPENINGS.get(sequence) }.copied() {
+        skb::put_on_list(opening.cookie, &Doomed { reason: reason as u8, ..opening.doomed });
+    }
+    0
 }
 
 /// [`parts::account`]; `telling` is a set of [`leaf`]'s `TELL_` bits.

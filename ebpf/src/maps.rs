@@ -9,7 +9,7 @@ use aya_ebpf::{
 use bulkhead_abi::{
     Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
     PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
-    flow::{Doomed, FirstFragment, FragmentKey, Listener},
+    flow::{Doomed, FirstFragment, FragmentKey, Listener, Opening},
     limits,
     tables::{
         FailsafeKey, Home, IdentityValue, Interface, PairValue, PrefixValue, UnionValue, WorkloadValue,
@@ -46,6 +46,9 @@ pub static FLOWS: HashMap<FlowKey, FlowState, { limits::FLOWS as usize }> = Hash
 pub static TRANSIT: HashMap<FlowKey, FlowState, { limits::TRANSIT as usize }> = HashMap::new();
 #[btf_map]
 pub static FRAGMENTS: HashMap<FragmentKey, FirstFragment, { limits::FRAGMENTS as usize }> = HashMap::new();
+/// One that is pushed out costs an error that the program would have heard at once.
+#[btf_map]
+pub static OPENINGS: LruHashMap<u32, Opening, { limits::OPENINGS as usize }> = LruHashMap::new();
 #[btf_map]
 pub static INTERFACES: HashMap<u32, Interface, { limits::INTERFACES as usize }, ON_DEMAND> = HashMap::new();
 /// What a new flow begins as.

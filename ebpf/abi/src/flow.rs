@@ -315,6 +315,17 @@ pub struct Doomed {
     pub _reserved: [u8; 2],
 }
 
+/// A connection to a virtual address that has just been opened from this node, found by the sequence
+/// number of its SYN, which address translation leaves alone: if the guard denies it, its socket is ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Opening {
+    /// The socket (`SO_COOKIE`).
+    pub cookie: u64,
+    /// What the agent is told of it.
+    pub doomed: Doomed,
+}
+
 /// Key of the fragments of one packet (RFC 791, 3.2; RFC 8200, 4.5).
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -351,6 +362,7 @@ pub struct FirstFragment {
 }
 
 const _: () = {
+    assert!(size_of::<Opening>() == 56);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FirstFragment>() == 64);
     assert!(size_of::<FlowKey>() == 48);

@@ -17,6 +17,8 @@ pub const RULES: u32 = 1_048_576;
 pub const FLOWS: u32 = 65_536;
 /// Flows that the guard judges: forwarded ones, and those to virtual addresses.
 pub const TRANSIT: u32 = 65_536;
+/// Connections to virtual addresses that are being opened.
+pub const OPENINGS: u32 = 4_096;
 /// Packets whose fragments are under way.
 pub const FRAGMENTS: u32 = 8_192;
 /// Interfaces that the guard sits on.

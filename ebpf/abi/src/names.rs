@@ -37,6 +37,8 @@ names! {
     TRANSIT = "TRANSIT";
     /// [`FragmentKey`](crate::flow::FragmentKey) → [`FirstFragment`](crate::flow::FirstFragment).
     FRAGMENTS = "FRAGMENTS";
+    /// Sequence number of a SYN → [`Opening`](crate::flow::Opening).
+    OPENINGS = "OPENINGS";
     /// Interface index → [`Interface`](crate::tables::Interface).
     INTERFACES = "INTERFACES";
     /// Flows that were denied lately.

@@ -100,6 +100,13 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     /// Remembers it; false when the table is full.
     fn remember_fragment(&self, first: &FirstFragment) -> bool;
 
+    /// Whether the sender's socket is a connection whose SYN is out.
+    fn is_opening(&self) -> bool;
+    /// Remembers the sender's connection by its SYN's sequence number.
+    fn remember_opening(&self, state: &State, sequence: u32);
+    /// Puts the socket of that connection on the list of those that the agent ends.
+    fn doom_opening(&self, sequence: u32, reason: Reason);
+
     /// [`parts::prepare`].
     #[inline(always)]
     fn on_prepare(&self, state: &mut State) {

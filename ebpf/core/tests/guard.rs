@@ -233,9 +233,8 @@ fn a_full_table_keeps_what_is_in_it() {
 fn an_icmp_error_needs_a_live_flow() {
     let mut node = guarded();
     allow_web_to_db(&mut node);
-    let error = |quoted: &Wire| {
-        Wire::new(Protocol::ICMP, (VM, 0), (FAR_WEB, 0)).icmp(3, 3).payload(&quoted.bytes())
-    };
+    let error =
+        |quoted: &Wire| Wire::new(Protocol::ICMP, (VM, 0), (FAR_WEB, 0)).icmp(3, 3).payload(&quoted.bytes());
     let flow = udp(FAR_WEB, VM);
     assert_eq!(forwarded(&node, TO_VM, WIRE, &error(&flow)), Verdict::Deny);
     one_denial(&node, Reason::IcmpError);
@@ -320,6 +319,8 @@ fn a_flow_to_a_virtual_address_is_judged_by_who_really_receives() {
     let told = node.take_events();
     assert_eq!((told[0].from, told[0].to), (WEB, DB), "by who really talks to whom");
     let _ = node.take_counters();
+    let (cookie, doomed) = node.doomed.borrow_mut().pop_first().unwrap();
+    assert_eq!((cookie, doomed.remote), (sock.cookie, VIP), "and its program hears of it");
 
     node.control.generation += 2;
     allow_web_to_db(&mut node);

@@ -13,17 +13,36 @@ use crate::{
 #[inline(always)]
 pub fn stamp<G: Guard>(guard: &G, state: &mut State) -> Mark {
     let room = guard.mark_room();
-    if let Some(owned) = guard.owned()
-        && let Some(mark) = owned.read(|flow| mark_of_stream(flow, room))
+    let owned = guard.owned().and_then(|owned| owned.read(|flow| mark_of_stream(flow, room)));
+    if let Some(mark) = owned
+        && !(guard.is_opening() && mark != Mark::JUDGED)
     {
         return mark;
     }
     guard.on_prepare(state);
+    if let Some(mark) = owned {
+        // The guard sees another tuple where it leaves, and the program should hear of a denial.
+        if let Some(sequence) = sequence(guard, state) {
+            guard.remember_opening(state, sequence);
+        }
+        return mark;
+    }
     let policy = state.policy(guard);
     if policy.of_address(state.remote().addr) != Identity::VIRTUAL {
         return Mark::JUDGED;
     }
     Mark::deferred(endpoint::resolve(&policy, &guard.sender_workload(), state.local().addr), room)
+}
+
+/// The sequence number of a segment that opens.
+#[inline(always)]
+pub(super) fn sequence<G: Guard>(guard: &G, state: &State) -> Option<u32> {
+    if !state.segment().is_some_and(|segment| segment.opens) {
+        return None;
+    }
+    let mut number = [0u8; 4];
+    let read = guard.load(state.transport + 4, &mut number);
+    (read == 4).then_some(u32::from_be_bytes(number))
 }
 
 /// Only of a stream: another socket may send elsewhere than it is connected to.

@@ -5,7 +5,7 @@ use bulkhead_abi::{
     Control, FlowKey, FlowState, Reason, Side, Verdict, Workload, flow::TcpState, tables::Interface,
 };
 
-use super::{Guard, Mark, carried, receiver};
+use super::{Guard, Mark, carried, enter::sequence, receiver};
 use crate::{
     endpoint,
     judge::{self, Decision, Question, Sides},
@@ -114,6 +114,11 @@ pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
     let telling = Telling { opener: true, first: true, elsewhere };
     if !decision.verdict.passes() {
         let _slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
+        if sender.is_some()
+            && let Some(sequence) = sequence(guard, state)
+        {
+            guard.doom_opening(sequence, decision.reason);
+        }
         return Outcome::Verdict(decision.verdict);
     }
     let Some(slot) = guard.new_transit(&state.key) else {

@@ -7,15 +7,15 @@ use std::{
 };
 
 use bulkhead_abi::{
-    FlowKey, FlowState, SocketFlow, Verdict, Workload,
-    flow::{FirstFragment, FragmentKey},
+    FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload,
+    flow::{Doomed, FirstFragment, FragmentKey, Opening},
     tables::Interface,
 };
 
 use super::{At, Node, Place, Sock};
 use crate::{
     guard::{self, Guard, Mark, Network, Sender},
-    track::Hook as _,
+    track::{Hook as _, Socket, State, Whose, parts},
 };
 
 /// A frame on its way through the node. Its bytes begin with the IP header.
@@ -108,6 +108,20 @@ impl Guard for At<'_> {
     }
     fn new_hand_over(&self, key: &FlowKey) -> Option<Place<FlowState>> {
         self.table(key)
+    }
+    fn is_opening(&self) -> bool {
+        self.sock.state == Socket::Opening
+    }
+    fn remember_opening(&self, state: &State, sequence: u32) {
+        let doomed = parts::doomed(state, self.sock.netns, Whose::Ours, Reason::Default);
+        let opening = Opening { cookie: self.sock.cookie, doomed };
+        self.node.openings.borrow_mut().insert(sequence, opening);
+    }
+    fn doom_opening(&self, sequence: u32, reason: Reason) {
+        if let Some(opening) = self.node.openings.borrow().get(&sequence) {
+            let doomed = Doomed { reason: reason as u8, ..opening.doomed };
+            self.node.doomed.borrow_mut().insert(opening.cookie, doomed);
+        }
     }
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
         self.node.fragments.borrow().get(key).copied()

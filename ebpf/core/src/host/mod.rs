@@ -21,7 +21,7 @@ use std::{
 use bulkhead_abi::{
     Addr, Control, Counter, CounterKey, Direction, Event, FlowKey, FlowState, ListenerKey, LocalAddress,
     SocketFlow, SocketOwner, Verdict, Workload,
-    flow::{Doomed, FirstFragment, FragmentKey, Listener},
+    flow::{Doomed, FirstFragment, FragmentKey, Listener, Opening},
     tables::{FailsafeKey, Home, Interface},
 };
 
@@ -64,6 +64,7 @@ pub struct Node {
     flows: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
     transit: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
     fragments: RefCell<BTreeMap<FragmentKey, FirstFragment>>,
+    openings: RefCell<BTreeMap<u32, Opening>>,
     denied: RefCell<HashMap<FlowKey, u64>>,
     slots: RefCell<Vec<(CounterKey, Counter)>>,
     events: RefCell<Vec<Event>>,
@@ -87,6 +88,7 @@ impl Default for Node {
             flows: RefCell::default(),
             transit: RefCell::default(),
             fragments: RefCell::default(),
+            openings: RefCell::default(),
             denied: RefCell::default(),
             slots: RefCell::default(),
             events: RefCell::default(),
