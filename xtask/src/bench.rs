@@ -8,15 +8,8 @@ use anyhow::{Result, anyhow};
 use crate::workspace::Workspace;
 use crate::{build, process, setup};
 
-/// What is measured.
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum What {
-    /// From saving a zone file to the kernel enforcing it
-    Reload,
-}
-
-/// The command. Comes back only when it fails.
-pub(crate) fn run(workspace: &Workspace, what: What, json: bool) -> Result<()> {
+/// The command; `args` are the benchmark's own. Comes back only when it fails.
+pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let tools = setup::for_tests(workspace)?;
     let object = tools.build(&workspace.kernel_crate())?;
     let mut cargo = build::host_cargo(workspace, &object);
@@ -26,12 +19,9 @@ pub(crate) fn run(workspace: &Workspace, what: What, json: bool) -> Result<()> {
     process::run(&mut cargo)?;
 
     let mut bench = Command::new(workspace.binary("release", "bulkhead-bench"));
-    bench.arg(match what {
-        What::Reload => "reload",
-    });
-    bench.arg("--policies").arg(workspace.root().join("policies/shop"));
-    if json {
-        bench.arg("--json");
+    bench.args(args);
+    if args.first().is_some_and(|what| what == "reload") {
+        bench.arg("--policies").arg(workspace.root().join("policies/shop"));
     }
     let error = bench.exec();
     Err(anyhow!(error).context("cannot start the benchmark"))

@@ -65,13 +65,11 @@ enum Command {
         #[arg(long)]
         clean: bool,
     },
-    /// Measure a real agent, built with optimisations
+    /// Measure a real agent, built with optimisations: `bench reload`, `bench datapath`
     Bench {
-        /// What is measured
-        what: bench::What,
-        /// Print the figures as one JSON object
-        #[arg(long)]
-        json: bool,
+        /// What is measured, and its options; `bench datapath --help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "ARGS")]
+        args: Vec<String>,
     },
     /// Check format, lints, licences, dependencies, and the rules for source files
     Lint {
@@ -102,7 +100,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Test { args } => test::run(&workspace, &args),
         Command::Demo { keep, clean } => demo::run(&workspace, &demo::Options { keep, clean }),
-        Command::Bench { what, json } => bench::run(&workspace, what, json),
+        Command::Bench { args } => bench::run(&workspace, &args),
         Command::Lint { advisories } => lint::run(&workspace, advisories),
         Command::Clean => clean::run(&workspace),
     }

@@ -16,9 +16,10 @@ struct Package {
     reason: &'static str,
 }
 
-const NEEDED: [Package; 2] = [
+const NEEDED: [Package; 3] = [
     Package { name: "iproute2", program: "ip", reason: "tests make network namespaces with it" },
     Package { name: "bpftool", program: "bpftool", reason: "tests dump the kernel object's BTF with it" },
+    Package { name: "nftables", program: "nft", reason: "the benchmark measures beside it" },
 ];
 
 /// The compiler with a ready `core` for the BPF target.

@@ -26,6 +26,7 @@ pub mod netns;
 #[cfg(any(test, feature = "testing"))]
 pub mod packet;
 pub mod pin;
+pub mod program;
 pub mod rcu;
 pub mod sock_diag;
 pub mod tc;

@@ -4,52 +4,20 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
 use super::*;
+use crate::program::{self, Kind};
 use crate::testing::{self, TestCgroup};
 
-const CGROUP_SKB: u32 = 8;
-const CGROUP_INET_EGRESS: u32 = 1;
+const CGROUP_INET_EGRESS: u32 = Kind::CgroupEgress.attach_type();
 
 /// A `cgroup_skb` program that returns `verdict`.
 fn program(verdict: u32) -> OwnedFd {
-    load(CGROUP_SKB, CGROUP_INET_EGRESS, verdict)
+    program::constant(Kind::CgroupEgress, verdict).unwrap()
 }
 
 /// A `sched_cls` program that leaves every packet to the next.
 pub(crate) fn classifier() -> OwnedFd {
-    const SCHED_CLS: u32 = 3;
-    load(SCHED_CLS, 0, u32::MAX)
-}
-
-fn load(kind: u32, attach_type: u32, verdict: u32) -> OwnedFd {
-    #[derive(IntoBytes, Immutable)]
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        instruction_count: u32,
-        instructions: u64,
-        license: u64,
-        log: [u64; 3],
-        name: [u8; 16],
-        ifindex: u32,
-        attach_type: u32,
-    }
-    // r0 = verdict; exit
-    let instructions = [(u64::from(verdict) << 32) | 0xb7, 0x95];
-    let mut load = Load {
-        kind,
-        instruction_count: 2,
-        instructions: instructions.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-        log: [0; 3],
-        name: [0; 16],
-        ifindex: 0,
-        attach_type,
-    };
-    // SAFETY: instructions and licence are where the addresses say, and outlive the call.
-    unsafe { bpf::descriptor(5, "bpf(BPF_PROG_LOAD)", &mut load) }.unwrap()
+    program::constant(Kind::Classifier, u32::MAX).unwrap()
 }
 
 fn attach(program: &OwnedFd, cgroup: &File) -> OwnedFd {
@@ -113,32 +81,8 @@ fn runs_are_counted_while_the_guard_lives() {
         u64::from(high) << 32 | u64::from(low)
     };
     let run = || {
-        #[derive(FromBytes, IntoBytes, Immutable)]
-        #[repr(C)]
-        struct Test {
-            program: i32,
-            result: u32,
-            size_in: u32,
-            size_out: u32,
-            input: u64,
-            output: u64,
-            repeat: u32,
-            duration: u32,
-        }
-        let packet = [0_u8; 64];
-        let mut test = Test {
-            program: program.as_raw_fd(),
-            result: 0,
-            size_in: 64,
-            size_out: 0,
-            input: packet.as_ptr() as u64,
-            output: 0,
-            repeat: 10,
-            duration: 0,
-        };
-        // SAFETY: the packet is as long as it says and only read; no output is asked for.
-        unsafe { bpf::call(10, "bpf(BPF_PROG_TEST_RUN)", &mut test) }.unwrap();
-        assert_eq!(test.result, 1);
+        let run = program::test_run(program.as_fd(), &[0; 64], 10).unwrap();
+        assert_eq!(run.verdict, 1);
     };
     let _stats = RunStats::enable().unwrap();
     assert_eq!(count(), 0);

@@ -1,25 +1,46 @@
 //! `bulkhead-bench`: what a real agent costs. `cargo xtask bench` builds it and starts it.
 //!
-//! `reload`: the time from saving a file with one changed rule to the kernel enforcing it, seen from
-//! outside (a file is renamed into place, then the generation is read from the pinned map until it
-//! moves), at two sizes; with the time of the first load, and the memory of the daemon and of the maps.
+//! * `reload`: the time from saving a file with one changed rule to the kernel enforcing it, seen from
+//!   outside (a file is renamed into place, then the generation is read from the pinned map until it
+//!   moves), at two sizes; with the time of the first load, and the memory of the daemon and of the maps.
+//! * `datapath`: what a packet, a connection, a request cost beside no firewall, connection tracking
+//!   alone, and nftables with the same policy; see [`datapath`].
 
+mod datapath;
+mod machine;
 mod policy;
+mod process;
 mod reload;
 mod report;
+mod spread;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::report::Report;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", about = "Measure a real agent")]
-struct Args {
-    /// What is measured
-    what: What,
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// From saving a zone file to the kernel enforcing it
+    Reload(Reload),
+    /// Packets, connections and requests, beside no firewall and nftables
+    Datapath(datapath::Args),
+    /// One end of a measurement
+    #[command(hide = true)]
+    End(datapath::End),
+}
+
+#[derive(Args)]
+struct Reload {
     /// Print the figures as one JSON object
     #[arg(long)]
     json: bool,
@@ -31,16 +52,13 @@ struct Args {
     policies: PathBuf,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum What {
-    /// From saving a zone file to the kernel enforcing it
-    Reload,
-}
-
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let What::Reload = args.what;
-    match run(&args) {
+    let result = match Cli::parse().command {
+        Command::Reload(args) => reload(&args),
+        Command::Datapath(args) => datapath::run(&args),
+        Command::End(end) => datapath::end(&end),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -49,7 +67,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
+fn reload(args: &Reload) -> anyhow::Result<()> {
     let mut sizes = Vec::new();
     for subject in [policy::shop(&args.policies)?, policy::large()] {
         eprintln!("[bench] {}: {} changes", subject.name, args.changes);

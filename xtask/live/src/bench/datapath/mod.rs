@@ -1,0 +1,104 @@
+//! What Bulkhead costs, beside no firewall, connection tracking alone, and nftables with the same policy.
+//!
+//! Two network namespaces on one wire, real sockets at both ends ([`load`]). The variants take turns
+//! within each round, and every figure of a round is compared with the same round's "no firewall": what
+//! else happens on the machine meets all of them alike. The median of the rounds is what counts.
+
+mod chart;
+mod load;
+mod policy;
+mod programs;
+mod results;
+mod stage;
+mod table;
+mod traffic;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+pub(crate) use load::{End, end};
+
+use crate::process;
+use results::Results;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Prefixes and rules of the policies
+    #[arg(long, value_delimiter = ',', default_value = "10,1000,100000")]
+    sizes: Vec<usize>,
+    /// Rounds: each measures everything once
+    #[arg(long, default_value_t = 7)]
+    runs: usize,
+    /// Length of one measurement
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Only see whether it works: one short round
+    #[arg(long)]
+    quick: bool,
+    /// Processors of the asking and of the serving end
+    #[arg(long, value_delimiter = ',', default_value = "0,1", num_args = 1..=2)]
+    cpus: Vec<usize>,
+    /// Also write the figures to a file as one JSON object
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also draw the chart
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure nothing: read the figures that --json wrote
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+}
+
+/// The command.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let results = match &args.from {
+        Some(path) => {
+            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            serde_json::from_slice(&text)?
+        }
+        None => measure(args)?,
+    };
+    println!("{}", table::text(&results));
+    let write = |path: &PathBuf, text: String| {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    if let Some(path) = &args.json {
+        write(path, serde_json::to_string_pretty(&results)? + "\n")?;
+    }
+    if let Some(path) = &args.svg {
+        write(path, chart::svg(&results))?;
+    }
+    Ok(())
+}
+
+fn measure(args: &Args) -> Result<Results> {
+    let (runs, seconds) = if args.quick { (1, 0.3) } else { (args.runs, args.seconds) };
+    let cpus = match args.cpus.as_slice() {
+        [one] => (*one, *one),
+        [first, second, ..] => (*first, *second),
+        [] => (0, 0),
+    };
+    let plan = traffic::Plan { sizes: args.sizes.clone(), runs, seconds, cpus };
+    let mut stages = traffic::stages(&plan)?;
+    let (traffic, mut loads) = traffic::measure(&plan, &mut stages)?;
+    let (mut sizes, mut by_hand, mut live) = (Vec::new(), Vec::new(), Vec::new());
+    for (size, stage) in &mut stages {
+        eprintln!("[bench] programs, {size} rules");
+        live.extend(programs::live(*size, stage, Duration::from_secs_f64(seconds))?);
+        let programs = programs::running(&stage.agent().pins())?;
+        by_hand.extend(stage.at_client(|| programs::by_hand(*size, &programs, runs.min(7)))??);
+        sizes = programs.iter().map(programs::Program::size).collect();
+        let pid = stage.agent().pid().context("the agent is gone")?;
+        if let Some(load) =
+            loads.iter_mut().find(|load| load.size == *size && load.variant == stage::Variant::Bulkhead)
+        {
+            load.agent_kib = process::memory(pid, "VmRSS:")?;
+            load.maps_kib = process::map_memory(pid)?.0;
+        }
+        stage.switch(stage::Variant::None)?;
+    }
+    let machine = crate::machine::Machine::here();
+    Ok(Results { machine, runs, seconds, traffic, loads, programs: sizes, by_hand, live })
+}
