@@ -186,5 +186,7 @@ fn number(kind: Kind) -> u8 {
         Kind::Udp => 17,
         Kind::Raw(number) => number,
         Kind::Ping => 1,
+        // Below IP: of no protocol.
+        Kind::Packet => 255,
     }
 }
