@@ -199,6 +199,8 @@ pub struct SocketFlow {
     pub peer: Workload,
     /// The other end's address.
     pub peer_addr: Addr,
+    /// This end's address.
+    pub local_addr: Addr,
     /// The other end's port.
     pub peer_port: u16,
     /// This end's port; 0 until the first packet.
@@ -367,7 +369,7 @@ const _: () = {
     assert!(size_of::<FirstFragment>() == 64);
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<FlowState>() == 104);
-    assert!(size_of::<SocketFlow>() == 72);
+    assert!(size_of::<SocketFlow>() == 88);
     assert!(size_of::<SocketOwner>() == 48);
     assert!(size_of::<ListenerKey>() == 32);
     assert!(size_of::<Listener>() == 24);

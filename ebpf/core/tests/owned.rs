@@ -66,6 +66,20 @@ fn a_connection_is_owned_by_its_socket_from_its_syn_on() {
 }
 
 #[test]
+fn a_stream_that_was_disconnected_is_judged_again() {
+    let node = asking(TCP);
+    let sock = Sock::opening(WEB_CGROUP, NETNS);
+    let answer = syn().reversed().flags(SYN | ACK);
+    assert_eq!((out(&node, &sock, &syn()), into(&node, &connected(&sock), &answer)), (Allow, Allow));
+    // Of the same socket, whose storage stays: to another host, another port, from another address.
+    for again in
+        [Wire { dst: LAX_ADDR, ..syn() }, Wire { dst_port: 81, ..syn() }, Wire { src: LAX_ADDR, ..syn() }]
+    {
+        assert_eq!((out(&node, &sock, &syn()), out(&node, &sock, &again)), (Allow, Deny), "{again:?}");
+    }
+}
+
+#[test]
 fn a_denied_connection_is_put_on_the_list() {
     let node = node();
     let sock = Sock::opening(WEB_CGROUP, NETNS);
@@ -213,6 +227,8 @@ fn a_connected_datagram_socket_that_sends_elsewhere_is_judged_for_that() {
         Wire { dst_port: 81, ..ask.clone() },
         Wire { dst: LAX_ADDR, ..ask.clone() },
         Wire { dst: Addr::v4([10, 0, 2, 2]), dst_port: 81, ..ask.clone() },
+        // From another address of its host.
+        Wire { src: LAX_ADDR, ..ask.clone() },
     ] {
         assert_eq!(out(&node, &sock, &elsewhere), Deny, "{elsewhere:?}");
         assert_eq!(moved(&node)[0].4, 1, "a flow of its own");

@@ -86,13 +86,14 @@ struct Role {
 }
 
 /// Whether this is the flow of the packet. It is not when the socket was disconnected, or sends
-/// elsewhere than it is connected to.
+/// elsewhere than it is connected to, or from another address of its host.
 #[inline(always)]
 fn is_of(flow: &SocketFlow, state: &State) -> bool {
     flow.protocol == state.protocol.0
         && flow.peer_port == state.remote().port
         && flow.local_port == state.local().port
         && flow.peer_addr == *state.remote().addr
+        && flow.local_addr == *state.local().addr
 }
 
 /// Whether this packet is of the flow though it shows another sender: where the flow's destination is
@@ -159,7 +160,7 @@ fn write<H: Hook>(
         flow.opened = hook.now();
     }
     flow.peer = *peer;
-    flow.peer_addr = *state.remote().addr;
+    (flow.peer_addr, flow.local_addr) = (*state.remote().addr, *state.local().addr);
     (flow.peer_port, flow.local_port) = (state.remote().port, state.local().port);
     (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
     (flow.verdict, flow.reason) = (decision.verdict as u8, decision.reason as u8);
