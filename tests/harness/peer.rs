@@ -250,6 +250,45 @@ impl Peer {
         self.open(Kind::Raw(255), None, v6)
     }
 
+    /// Takes a socket's connection away from it; it can be [connected](Peer::connect_socket) again.
+    pub fn disconnect(&self, socket: &Socket) -> Called<()> {
+        self.call(Call::Disconnect { socket: socket.id }, LIMIT)
+    }
+
+    /// Sends one datagram from an address of the sender's choice; `to` on unconnected sockets.
+    pub fn send_from(
+        &self,
+        socket: &Socket,
+        source: std::net::IpAddr,
+        data: &[u8],
+        to: Option<SocketAddr>,
+    ) -> Called<u64> {
+        self.call(Call::SendFrom { socket: socket.id, data: data.to_vec(), to, source }, LIMIT)
+    }
+
+    /// Hands a socket to another peer, which has it from then on, too; what it is there.
+    pub fn hand(&self, socket: &Socket, kind: Kind, to: &Peer) -> Called<Socket> {
+        let path = std::env::temp_dir().join(super::names::unique("hand"));
+        let take = Call::Take { path: path.clone(), kind, timeout_ms: millis(LIMIT) };
+        let taken = to.begin(take, LIMIT);
+        let hand = Call::Hand { socket: socket.id, path: path.clone(), timeout_ms: millis(LIMIT) };
+        let handed = self.call::<()>(hand, LIMIT);
+        let taken = taken.wait();
+        let _ = std::fs::remove_file(&path);
+        handed?;
+        taken
+    }
+
+    /// Lets another program, in a cgroup, answer on a listening socket that it inherits.
+    pub fn activate(&self, listener: &Socket, cgroup: &Path) -> Called<()> {
+        self.call(Call::Activate { socket: listener.id, cgroup: cgroup.to_path_buf() }, LIMIT)
+    }
+
+    /// Sends by io_uring; by TCP it connects first.
+    pub fn ring(&self, kind: Kind, to: SocketAddr, data: &[u8], timeout: Duration) -> Called<()> {
+        self.call(Call::Ring { kind, to, data: data.to_vec(), timeout_ms: millis(timeout) }, timeout)
+    }
+
     /// What a listening socket has seen so far.
     pub fn served(&self, listener: &Socket) -> Called<Served> {
         self.call(Call::Served { socket: listener.id }, LIMIT)

@@ -5,7 +5,7 @@
 //! of the peer's own clock, so they do not hold what this protocol itself costs.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,19 @@ pub enum Call {
     Captured { socket: u64, marker: Vec<u8>, timeout_ms: u64 },
     /// A socket whose every send is a frame by this interface; `bypass` skips the queueing layer.
     Wire { interface: String, bypass: bool },
+    /// Takes a socket's connection away from it (`connect` to `AF_UNSPEC`); it can be connected again.
+    Disconnect { socket: u64 },
+    /// Sends one datagram from an address of the sender's choice (`IP_PKTINFO`).
+    SendFrom { socket: u64, data: Vec<u8>, to: Option<SocketAddr>, source: IpAddr },
+    /// Hands a socket to the peer that [`Call::Take`]s at this path.
+    Hand { socket: u64, path: PathBuf, timeout_ms: u64 },
+    /// Waits at a path for a socket that another peer hands over.
+    Take { path: PathBuf, kind: Kind, timeout_ms: u64 },
+    /// Starts another program in a cgroup, which answers on this listening socket as an echo; the socket
+    /// is inherited, as by socket activation. It ends with the peer.
+    Activate { socket: u64, cgroup: PathBuf },
+    /// Sends to an address by io_uring alone; by TCP it connects first.
+    Ring { kind: Kind, to: SocketAddr, data: Vec<u8>, timeout_ms: u64 },
     /// What a listening socket has seen so far.
     Served { socket: u64 },
     /// Closes a socket; with `reset` a TCP connection is not ended in order but reset.

@@ -4,12 +4,16 @@
 //! responses on standard output (see `harness::protocol`); each request has a thread of its own.
 //! It ends with its standard input, so it never outlives the test. An error in the set-up is
 //! printed, and nothing is served from a wrong place.
+//!
+//! With `--activated` it is a program that was started for a socket: it answers as an echo on the
+//! listening socket that is its standard error.
 
 mod load;
 mod ping;
 mod serve;
 mod sockets;
 mod talk;
+mod tricks;
 
 use std::fs::{self, File};
 use std::io::{BufRead, Write};
@@ -28,18 +32,27 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::sockets::{Fault, Sockets};
 
 fn main() -> ExitCode {
-    if let Err(error) = set_up() {
-        eprintln!("bulkhead-peer: {error:#}");
-        return ExitCode::FAILURE;
+    match set_up() {
+        Ok(false) => obey(),
+        Ok(true) => tricks::serve_inherited(),
+        Err(error) => {
+            eprintln!("bulkhead-peer: {error:#}");
+            return ExitCode::FAILURE;
+        }
     }
-    obey();
     ExitCode::SUCCESS
 }
 
-/// Goes where the command line says, before there is any other thread or socket.
-fn set_up() -> Result<()> {
+/// Goes where the command line says, before there is any other thread or socket. Whether it was
+/// started for a socket.
+fn set_up() -> Result<bool> {
     let mut arguments = std::env::args_os().skip(1);
+    let mut activated = false;
     while let Some(option) = arguments.next() {
+        if option == "--activated" {
+            activated = true;
+            continue;
+        }
         let value = arguments.next().with_context(|| format!("{} needs a path", option.display()))?;
         match option.to_str() {
             Some("--cgroup") => join_cgroup(Path::new(&value))?,
@@ -50,7 +63,7 @@ fn set_up() -> Result<()> {
             _ => bail!("unknown option {}", option.display()),
         }
     }
-    Ok(())
+    Ok(activated)
 }
 
 fn join_cgroup(path: &Path) -> Result<()> {
@@ -140,6 +153,25 @@ fn call(sockets: &Sockets, call: Call, started: Instant) -> Result<Answer, Fault
             let any = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
             let index = name_to_index(&any, &interface)?;
             sockets.keep_packet(bulkhead_sys::packet::sender(index, bypass), started)
+        }
+        Call::Disconnect { socket } => {
+            rustix::net::connect_unspec(&sockets.get(socket)?.fd)?;
+            Ok(Answer::Done)
+        }
+        Call::SendFrom { socket, data, to, source } => {
+            tricks::send_from(&*sockets.get(socket)?, &data, to, source).map(Answer::Sent)
+        }
+        Call::Hand { socket, path, timeout_ms } => {
+            tricks::hand(&*sockets.get(socket)?, &path, after(timeout_ms)).map(|()| Answer::Done)
+        }
+        Call::Take { path, kind, timeout_ms } => {
+            sockets.keep(tricks::take(&path, after(timeout_ms))?, kind, started)
+        }
+        Call::Activate { socket, cgroup } => {
+            tricks::activate(&*sockets.get(socket)?, &cgroup).map(|()| Answer::Done)
+        }
+        Call::Ring { kind, to, data, timeout_ms } => {
+            tricks::ring(kind, to, data, Duration::from_millis(timeout_ms)).map(|()| Answer::Done)
         }
         Call::Served { socket } => Ok(Answer::Served(sockets.get(socket)?.served.counts())),
         Call::Close { socket, reset } => sockets.close(socket, reset).map(|()| Answer::Done),
