@@ -212,7 +212,7 @@ fn forward<G: Guard>(guard: &G, state: &mut State) -> Verdict {
     let mark = guard.mark();
     // A socket layer judges for the receiver, and one for the sender, here or elsewhere.
     let both = mark == Mark::JUDGED || mark == Mark::WIRE;
-    if both && carried(guard, state).is_none() && guard.local(state.remote().addr).is_some() {
+    if both && guard.local(state.remote().addr).is_some() {
         return Verdict::Allow;
     }
     let outcome = match state.kind {

@@ -3,11 +3,7 @@
 
 mod common;
 
-use bulkhead_abi::{
-    Addr, Direction, FlowState, Identity, ListenerKey, LocalAddress, Protocol, Reason, Verdict, Workload,
-    flow::Listener,
-    tables::{Home, Interface},
-};
+use bulkhead_abi::{Addr, Direction, FlowState, Identity, Protocol, Reason, Verdict};
 use bulkhead_core::{
     guard::Mark,
     host::{
@@ -17,84 +13,12 @@ use bulkhead_core::{
 };
 use common::{
     DB, DB_ADDR, DB_CGROUP, DENY, HOST, NETNS, OTHER_CGROUP, RULE, WEB, WEB_ADDR, WEB_CGROUP, WORLD_ADDR,
-    answer, node,
+    answer,
+    guarded::{
+        DB_NETNS, FAR_WEB, NODE_ADDR, PORT, TO_DB, TO_VM, TO_WEB, VIP, VM, WIRE, allow_web_to_db, forwarded,
+        guarded, one_denial, tcp, udp, with_service,
+    },
 };
-
-/// A veth to a namespace where a workload of zone web has its address, one to db's, and the wire.
-const TO_WEB: u32 = 2;
-const TO_DB: u32 = 3;
-const WIRE: u32 = 4;
-/// A veth to nobody known: a machine of its own.
-const TO_VM: u32 = 5;
-
-const DB_NETNS: u64 = 8;
-const VIP: Addr = Addr::v4([10, 96, 0, 1]);
-const VM: Addr = Addr::v4([10, 0, 2, 77]);
-const FAR_WEB: Addr = Addr::v4([10, 0, 1, 99]);
-const NODE_ADDR: Addr = Addr::v4([192, 0, 2, 200]);
-
-const PORT: u16 = 5432;
-
-fn guarded() -> Node {
-    let mut node = node();
-    let veth = |netns| Interface { netns, flags: Interface::FLAG_ETHERNET };
-    node.interfaces.insert(TO_WEB, veth(NETNS));
-    node.interfaces.insert(TO_DB, veth(DB_NETNS));
-    node.interfaces.insert(TO_VM, veth(0));
-    node.interfaces.insert(WIRE, Interface { netns: 0, flags: Interface::FLAG_WIRE });
-    for (addr, netns) in [(WEB_ADDR, NETNS), (DB_ADDR, DB_NETNS), (NODE_ADDR, HOST)] {
-        node.locals.insert(addr, LocalAddress { addr, netns });
-    }
-    for netns in [NETNS, DB_NETNS] {
-        node.homes.insert(netns, Home { v4: Addr::ANY, v6: Addr::ANY, flags: Home::FLAG_GUARDED });
-    }
-    node
-}
-
-/// The same with a virtual address, and a server in db.
-fn with_service() -> Node {
-    let mut node = guarded();
-    node.tables.set_prefix(VIP, 128, Identity::VIRTUAL);
-    node.control.flags |= bulkhead_abi::Control::FLAG_VIRTUAL;
-    let workload = Workload { cgroup: DB_CGROUP, anchor: DB_CGROUP };
-    node.listeners.insert(
-        ListenerKey::new(DB_NETNS, Addr::ANY_V4, PORT, Protocol::TCP),
-        Listener { workload, cookie: 1 },
-    );
-    node
-}
-
-fn tcp(src: Addr, dst: Addr) -> Wire {
-    Wire::new(Protocol::TCP, (src, 40_000), (dst, PORT))
-}
-
-fn udp(src: Addr, dst: Addr) -> Wire {
-    Wire::new(Protocol::UDP, (src, 40_000), (dst, PORT))
-}
-
-fn allow_web_to_db(node: &mut Node) {
-    answer(node, (WEB, DB), (Protocol::TCP, PORT), (RULE, RULE));
-    answer(node, (WEB, DB), (Protocol::UDP, PORT), (RULE, RULE));
-}
-
-/// Through the node: in by one interface, out by another.
-fn forwarded(node: &Node, from: u32, to: u32, packet: &Wire) -> Verdict {
-    let frame = Frame::forwarded();
-    let bytes = packet.bytes();
-    match node.comes_in(from, &frame, &Sock::none(), &bytes) {
-        Verdict::Deny => Verdict::Deny,
-        _ => node.goes_out(to, &frame, &Sock::none(), &bytes),
-    }
-}
-
-fn one_denial(node: &Node, reason: Reason) {
-    let counters = node.take_counters();
-    assert_eq!(counters.len(), 1, "{counters:?}");
-    let (key, counter) = counters.first_key_value().unwrap();
-    assert_eq!((key.verdict, key.reason), (Verdict::Deny as u8, reason as u8), "{key:?}");
-    assert_eq!((counter.flows, counter.packets), (1, 1));
-    assert_eq!(node.take_events().len(), 1);
-}
 
 #[test]
 fn a_judged_sockets_packet_passes_and_is_marked() {
@@ -121,6 +45,8 @@ fn a_packet_sockets_copy_of_an_approved_flow_is_refused() {
     // By its address alone, too; and where it leaves the node's own namespace.
     assert_eq!(node.comes_in(TO_WEB, &frame, &Sock::plain(OTHER_CGROUP, NETNS), &bytes), Verdict::Deny);
     assert_eq!(node.goes_out(WIRE, &frame, &Sock::plain(WEB_CGROUP, HOST), &bytes), Verdict::Deny);
+    let (key, _) = node.take_counters().pop_first().unwrap();
+    assert_eq!(key.reason, Reason::PacketSocket as u8);
 }
 
 #[test]
@@ -160,6 +86,7 @@ fn a_forged_source_is_refused() {
     assert_eq!(refused(&node, TO_WEB, WEB_ADDR), Verdict::Allow, "its own");
     assert_eq!(refused(&node, WIRE, FAR_WEB), Verdict::Allow, "another machine's");
     assert_eq!(refused(&node, TO_VM, FAR_WEB), Verdict::Allow, "nothing is known of who is there");
+    assert_eq!(refused(&node, TO_VM, WEB_ADDR), Verdict::Deny, "but another has this one");
     assert_eq!(refused(&node, TO_WEB, WORLD_ADDR), Verdict::Allow, "means nothing");
 }
 
@@ -348,7 +275,8 @@ fn datagrams_to_a_virtual_address_are_left_to_the_guard_one_by_one() {
     assert_eq!(sends_to_vip(&node, &sock, &udp(WEB_ADDR, VIP)), (Verdict::Allow, Mark(WEB.0)));
     let reply = udp(WEB_ADDR, VIP).reversed().bytes();
     assert_eq!(node.packet(&sock, Direction::Ingress, &reply), Verdict::Allow);
-    assert!(node.take_counters().is_empty());
+    assert_eq!(sends_to_vip(&node, &sock, &udp(WEB_ADDR, VIP)).0, Verdict::Allow);
+    assert!(node.take_counters().is_empty(), "nor is a later one counted here");
     // The same socket to a real address is its own layer's affair.
     let frame = Frame::of_socket();
     let elsewhere = udp(WEB_ADDR, WORLD_ADDR).bytes();
@@ -385,6 +313,11 @@ fn what_comes_back_from_a_translation_in_the_own_namespace_is_the_sockets_own() 
     assert_eq!(node.packet(&sock, Direction::Ingress, &back), Verdict::Allow);
     let flow = sock.flow().unwrap();
     assert_eq!(flow.peer_addr, DB_ADDR, "what was judged stands");
+    node.control.generation += 2;
+    assert_eq!(node.packet(&sock, Direction::Ingress, &back), Verdict::Allow);
+    assert_eq!(sock.flow().unwrap(), flow, "until a packet goes out");
+    assert_eq!(node.packet(&sock, Direction::Egress, &out.flags(ACK).bytes()), Verdict::Allow);
+    assert_eq!(sock.flow().unwrap().generation, node.control.generation);
 }
 
 #[test]

@@ -97,8 +97,8 @@ pub fn packet_socket<G: Guard>(guard: &G, state: &State) -> Verdict {
 }
 
 /// The verdict on a forged source address; `None` where it is none. It is forged where it belongs to
-/// another namespace of this node than the one behind the interface, and where nobody there has it
-/// although it means something: it is in a zone, or virtual.
+/// another namespace of this node than the one behind the interface (of which nothing may be known), and
+/// where nobody there has it although it means something: it is in a zone, or virtual.
 #[inline(always)]
 fn forged<G: Guard>(guard: &G, state: &State, interface: &Interface) -> Option<Verdict> {
     let addr = state.local().addr;
@@ -110,7 +110,7 @@ fn forged<G: Guard>(guard: &G, state: &State, interface: &Interface) -> Option<V
     let wire = interface.flags & Interface::FLAG_WIRE != 0;
     let forged = match guard.local(addr) {
         Some(_) if wire => true,
-        Some(local) => interface.netns != 0 && local.netns != interface.netns,
+        Some(local) => local.netns != interface.netns,
         None => interface.netns != 0 && (claimed.is_zoned() || claimed == Identity::VIRTUAL),
     };
     if !forged {

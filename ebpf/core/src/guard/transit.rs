@@ -124,8 +124,7 @@ pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
     let Some(slot) = guard.new_transit(&state.key) else {
         return Outcome::Anomaly(Reason::FlowTableFull);
     };
-    let hand_over = sender.is_some() && (local || !wire);
-    if hand_over && !enter_hand_over(guard, state, &decision) {
+    if sender.is_some() && !wire && !enter_hand_over(guard, state, &decision) {
         return Outcome::Anomaly(Reason::FlowTableFull);
     }
     let counter = guard.account(state, &decision, &Workload::UNKNOWN, telling);
@@ -199,13 +198,8 @@ const INGRESS: u8 = 2;
 #[inline(always)]
 const fn whose_sides(deferred: bool, mark: Mark, local: bool, wire: bool) -> u8 {
     match mark {
-        _ if deferred => {
-            if wire && !local {
-                EGRESS
-            } else {
-                BOTH
-            }
-        }
+        _ if deferred && wire => EGRESS,
+        _ if deferred => BOTH,
         Mark::JUDGED => INGRESS,
         // From one machine to another: no socket of either is here.
         Mark::WIRE if wire => BOTH,

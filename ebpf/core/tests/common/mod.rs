@@ -1,6 +1,8 @@
 //! A small node: three zones by prefix and by cgroup, closed towards each other, and packets between them.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
 
+pub mod guarded;
+
 use bulkhead_abi::{
     Addr, Cell, Direction, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Tls, Verdict,
     tables::SideAnswer,
