@@ -13,6 +13,7 @@ pub mod control;
 pub mod daemon;
 pub mod events;
 pub mod explain;
+pub mod guard;
 pub mod instance;
 pub mod log;
 pub mod metrics;

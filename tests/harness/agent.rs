@@ -324,6 +324,10 @@ impl Agent {
         if let Some(object) = object {
             command.arg("--object").arg(object);
         }
+        if self.setup.ns.is_none() {
+            // The machine's own interfaces are not the test's.
+            command.args(["--guard", "off"]);
+        }
         command.args(&self.setup.flags);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = inside(self.setup.ns.as_deref(), move || command.spawn())?;
@@ -334,6 +338,14 @@ impl Agent {
     /// Changes the node's mode; holds from the next [`Agent::restart`] on.
     pub fn set_mode(&mut self, mode: &str) {
         mode.clone_into(&mut self.setup.mode);
+    }
+
+    /// An argument of `bulkhead run` from the next [`Agent::restart`] on, as `--flow-capacity=64`, in the place
+    /// of one of the same name.
+    pub fn set_flag(&mut self, flag: &str) {
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+        self.setup.flags.retain(|held| name(held) != name(flag));
+        self.setup.flags.push(flag.to_owned());
     }
 
     /// Loads this kernel object instead of the usual one from the next [`Agent::restart`] on.

@@ -14,14 +14,14 @@ use std::{
 };
 
 use bulkhead_abi::{
-    Addr, Cell, Identity, IdentityState, PairKey, RuleKey,
+    Addr, Cell, Control, Identity, IdentityState, PairKey, RuleKey,
     tables::{IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
 use bulkhead_policy::{Image, Prefix, image::Ruleset};
 
 use crate::{
     DatapathError,
-    maps::{CONTROL_GENERATION, Maps},
+    maps::{CONTROL_FLAGS, CONTROL_GENERATION, Maps},
     table::TrieKey,
 };
 use plan::{Outcome, Plan, changes};
@@ -120,7 +120,15 @@ impl Mirror {
         let start = Instant::now();
         let generation = maps.generation()?;
         let plan = self.plan(image, generation);
+        // Set before the first virtual address can be met, cleared when none can be met any more.
+        let has_virtual = image.prefixes.values().any(|identity| *identity == Identity::VIRTUAL);
+        if has_virtual {
+            set_virtual(maps, true)?;
+        }
         if plan.is_empty() {
+            if !has_virtual {
+                set_virtual(maps, false)?;
+            }
             let total = start.elapsed();
             return Ok(Commit { generation, changed: false, written: 0, removed: 0, stage: total, total });
         }
@@ -133,6 +141,9 @@ impl Mirror {
         maps.control.store(CONTROL_GENERATION, generation + 1)?;
         let stage = start.elapsed();
         bulkhead_sys::rcu::grace_period()?;
+        if !has_virtual {
+            set_virtual(maps, false)?;
+        }
         let removed = plan.clean(maps, Outcome::Live)?;
         // A removed hash element is free for another key: nobody may still be reading it as the old one
         // when the next commit takes it.
@@ -261,6 +272,16 @@ impl Rest {
         maps.rules.remove_all(&self.no_rules)?;
         Ok(())
     }
+}
+
+/// Tells the programs whether the policy has virtual addresses.
+fn set_virtual(maps: &Maps, there_are: bool) -> Result<(), DatapathError> {
+    let flags = maps.control.load(CONTROL_FLAGS)?;
+    let wanted = if there_are { flags | Control::FLAG_VIRTUAL } else { flags & !Control::FLAG_VIRTUAL };
+    if wanted != flags {
+        maps.control.store(CONTROL_FLAGS, wanted)?;
+    }
+    Ok(())
 }
 
 fn settle<T: Copy + PartialEq>(versions: [T; 2], live: usize, repair: impl FnOnce([T; 2])) -> T {

@@ -7,6 +7,7 @@
 mod commit;
 mod error;
 mod events;
+pub mod guard;
 pub mod keep;
 mod locals;
 pub mod maps;
@@ -50,6 +51,8 @@ pub struct Options<'a> {
     pub failsafe: &'a [FailsafeKey],
     /// Entries of the flow table, when it is made anew.
     pub flow_capacity: u32,
+    /// The bits of the packet mark that the guard may use, without a gap.
+    pub guard_mark: u32,
     /// Another kernel object than the one built in.
     pub object: Option<&'a Path>,
 }
@@ -143,6 +146,20 @@ impl Datapath {
         keep::all(&self.links, &self.maps_dir, &self.cgroup_root)
     }
 
+    /// The guard, which is not on any interface yet. Only before [`Datapath::attach`].
+    pub fn guard(&self, attachment: guard::Attachment) -> Result<guard::Guard, DatapathError> {
+        let loaded = self.loaded.as_ref().ok_or(DatapathError::Missing("guard_ingress"))?;
+        guard::Guard::new(loaded, &self.maps, &self.links, attachment)
+    }
+
+    /// Takes the guard of an earlier agent off every interface; how many those were.
+    pub fn take_guard_off(&self) -> Result<usize, DatapathError> {
+        let held: Vec<u32> = self.maps.interfaces.entries()?.into_iter().map(|(index, _)| index).collect();
+        let done = guard::take_off(&self.links, &self.maps_dir)?;
+        self.maps.interfaces.remove_all(&held)?;
+        Ok(done.interfaces)
+    }
+
     /// Makes an image live. Writes what differs, and nothing when nothing does.
     pub fn commit(&mut self, image: &Image) -> Result<Commit, DatapathError> {
         self.mirror.commit(&self.maps, image)
@@ -222,12 +239,15 @@ pub struct Sockets {
 impl Sockets {
     /// Tells the kernel which namespaces are known, and which addresses are on this node, by the cookie
     /// of the namespace that has them; how many entries were touched.
+    ///
+    /// `guarded` are the namespaces that have no way out but by an interface that the guard is on.
     pub fn set_locals(
         &self,
         known: &BTreeSet<u64>,
+        guarded: &BTreeSet<u64>,
         locals: &BTreeMap<Addr, u64>,
     ) -> Result<usize, DatapathError> {
-        locals::set(&self.maps, known, locals)
+        locals::set(&self.maps, known, guarded, locals)
     }
 
     /// The tables themselves.
@@ -239,8 +259,10 @@ impl Sockets {
 /// What [`detach`] took away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Detached {
-    /// Links: programs that ran.
+    /// Links at the cgroup: programs that ran.
     pub links: usize,
+    /// Interfaces that the guard was on.
+    pub interfaces: usize,
     /// Maps.
     pub maps: usize,
 }
@@ -248,6 +270,7 @@ pub struct Detached {
 /// Takes enforcement off: removes every pin below `pins`, which ends the programs and frees the maps
 /// once nobody holds them open. Nothing there is fine.
 pub fn detach(pins: &Path) -> Result<Detached, DatapathError> {
+    let guard = guard::take_off(&links_dir(pins), &maps_dir(pins))?;
     for pin in folders(&links_dir(pins))? {
         // What cannot be taken off at once goes with its pin, a moment later.
         let _ = bulkhead_sys::pin::open(&pin).and_then(|link| bulkhead_sys::link::detach(link.as_fd()));
@@ -261,7 +284,7 @@ pub fn detach(pins: &Path) -> Result<Detached, DatapathError> {
     if pins.exists() {
         fs::remove_dir(pins).map_err(DatapathError::io("remove", pins))?;
     }
-    Ok(Detached { links, maps })
+    Ok(Detached { links, interfaces: guard.interfaces, maps })
 }
 
 /// Whether programs of this instance are attached.
@@ -279,7 +302,7 @@ fn links_dir(pins: &Path) -> PathBuf {
     pins.join("links")
 }
 
-fn folders(pins: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+pub(crate) fn folders(pins: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     match fs::read_dir(pins) {
         Ok(entries) => Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -11,6 +11,7 @@ use crate::{DatapathError, Maps};
 pub(crate) fn set(
     maps: &Maps,
     known: &BTreeSet<u64>,
+    guarded: &BTreeSet<u64>,
     locals: &BTreeMap<Addr, u64>,
 ) -> Result<usize, DatapathError> {
     let held: BTreeMap<Addr, u64> =
@@ -23,17 +24,21 @@ pub(crate) fn set(
     let gone: Vec<Addr> = held.keys().filter(|addr| !locals.contains_key(addr)).copied().collect();
     maps.locals.set_all(&new)?;
     maps.locals.remove_all(&gone)?;
-    Ok(new.len() + gone.len() + set_homes(maps, known, locals)?)
+    Ok(new.len() + gone.len() + set_homes(maps, known, guarded, locals)?)
 }
 
 fn set_homes(
     maps: &Maps,
     known: &BTreeSet<u64>,
+    guarded: &BTreeSet<u64>,
     locals: &BTreeMap<Addr, u64>,
 ) -> Result<usize, DatapathError> {
     // One without an address is known all the same: its sockets need not be told of again.
     let mut homes: BTreeMap<u64, Home> = known.iter().map(|&netns| (netns, Home::default())).collect();
     homes.extend(homes_of(locals));
+    for (netns, home) in &mut homes {
+        home.flags = if guarded.contains(netns) { Home::FLAG_GUARDED } else { 0 };
+    }
     let held: BTreeMap<u64, Home> = maps.homes.entries()?.into_iter().collect();
     let new: Vec<_> = homes
         .iter()

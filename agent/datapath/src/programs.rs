@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
 };
 
@@ -62,17 +62,25 @@ fn load_with(
     netns_cookie: bool,
 ) -> Result<Loaded, DatapathError> {
     let flag = u32::from(netns_cookie);
+    let mount = bulkhead_sys::cgroup::mount_point()?;
+    let level = options.cgroup_root.strip_prefix(&mount).map_or(0, |below| below.components().count());
+    let level = u32::try_from(level).unwrap_or(u32::MAX);
+    let cgroup = bulkhead_sys::cgroup::id(options.cgroup_root)?;
     let mut loader = EbpfLoader::new();
     loader.override_global("HAS_NETNS_COOKIE", &flag, true);
+    loader.override_global("GUARD_MARK", &options.guard_mark, true);
+    loader.override_global("CGROUP_LEVEL", &level, true);
+    loader.override_global("CGROUP_ID", &cgroup, true);
     loader.map_max_entries(names::FLOWS, options.flow_capacity);
     for name in names::MAPS {
         loader.map_pin_path(name, maps.join(name));
     }
     let mut object = loader.load(bytes)?;
     drop(loader);
-    for name in names::PROGRAMS {
+    for name in names::PROGRAMS.into_iter().chain(names::GUARD_PROGRAMS) {
         let program = object.program_mut(name).ok_or(DatapathError::Missing(name))?;
         let result = match program {
+            Program::SchedClassifier(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
@@ -94,6 +102,17 @@ impl Loaded {
             Some(Program::CgroupSkb(program)) => Ok(program),
             _ => Err(DatapathError::Missing(name)),
         }
+    }
+
+    /// One of the guard's programs, to be attached by whoever guards interfaces.
+    pub(crate) fn guard_program(&self, name: &'static str) -> Result<(OwnedFd, ProgramInfo), DatapathError> {
+        let Some(program @ Program::SchedClassifier(_)) = self.object.program(name) else {
+            return Err(DatapathError::Missing(name));
+        };
+        let error = |error| DatapathError::Program { name, error };
+        let fd = program.fd().map_err(error)?.as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| error(ProgramError::IOError(source)))?;
+        Ok((fd, program.info().map_err(error)?))
     }
 
     /// Attaches every program to the cgroup, or puts it into its pinned link.
@@ -138,15 +157,16 @@ fn same_program(pin: &Path, name: &'static str, program: &Program) -> Result<boo
     let link: FdLink = PinnedLink::from_pin(pin).map_err(link_error)?.into();
     let running = link.info().map_err(link_error)?.program_id();
     let ours = program.info().map_err(|error| DatapathError::Program { name, error })?;
-    let Some(theirs) =
-        aya::programs::loaded_programs().filter_map(Result::ok).find(|info| info.id() == running)
-    else {
-        return Ok(false);
-    };
+    Ok(is_same(running, &ours))
+}
+
+/// Whether the program with the number `running` has the same instructions over the same maps.
+pub(crate) fn is_same(running: u32, ours: &ProgramInfo) -> bool {
+    let Some(theirs) = loaded(running) else { return false };
     // The tag covers the instructions, but not what the read-only data holds that they look at. That is
     // in maps of each load's own, so their numbers differ and their content counts.
     let maps = |info: &ProgramInfo| info.map_ids().ok().flatten().unwrap_or_default();
-    let (ours_ids, theirs_ids) = (maps(&ours), maps(&theirs));
+    let (ours_ids, theirs_ids) = (maps(ours), maps(&theirs));
     let apart = |ids: &[u32], others: &[u32]| -> Option<Vec<(String, Vec<u8>)>> {
         let mut data: Vec<_> = ids
             .iter()
@@ -157,7 +177,17 @@ fn same_program(pin: &Path, name: &'static str, program: &Program) -> Result<boo
         Some(data)
     };
     let (ours_data, theirs_data) = (apart(&ours_ids, &theirs_ids), apart(&theirs_ids, &ours_ids));
-    Ok(ours.tag() == theirs.tag() && ours_data.is_some() && ours_data == theirs_data)
+    ours.tag() == theirs.tag() && ours_data.is_some() && ours_data == theirs_data
+}
+
+/// The name of the program with this number, or the number.
+pub(crate) fn name_of(program: u32) -> String {
+    let name = loaded(program).and_then(|info| info.name_as_str().map(str::to_owned));
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("program {program}"))
+}
+
+fn loaded(program: u32) -> Option<ProgramInfo> {
+    aya::programs::loaded_programs().filter_map(Result::ok).find(|info| info.id() == program)
 }
 
 /// Name and content of a map of read-only data; `None` for any other, and where it cannot be read.

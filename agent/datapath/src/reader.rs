@@ -147,15 +147,18 @@ impl Reader {
         let counters = self.maps.counters.id()?;
         let listeners = self.maps.listeners.id()?;
         let owners = self.maps.socket_owners.id()?;
+        let interfaces = self.maps.interfaces.id()?;
         let mut programs: Vec<ProgramStats> = aya::programs::loaded_programs()
             .filter_map(Result::ok)
             .filter(|info| {
-                info.name_as_str()
-                    .is_some_and(|name| names::PROGRAMS.iter().any(|known| known.starts_with(name)))
+                info.name_as_str().is_some_and(|name| {
+                    let mut known = names::PROGRAMS.iter().chain(&names::GUARD_PROGRAMS);
+                    known.any(|known| known.starts_with(name))
+                })
             })
             .filter(|info| {
                 info.map_ids().ok().flatten().is_some_and(|ids| {
-                    ids.iter().any(|id| [socket_flows, counters, listeners, owners].contains(id))
+                    ids.iter().any(|id| [socket_flows, counters, listeners, owners, interfaces].contains(id))
                 })
             })
             .map(|info| ProgramStats {

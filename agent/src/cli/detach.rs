@@ -37,14 +37,16 @@ impl Args {
         // Without maps the numbers mean nothing; the next start begins a new count either way.
         let _ = std::fs::remove_file(instance.state_path());
         let _ = std::fs::remove_file(instance.control_path());
-        if gone.links + gone.maps > 0 || !self.quiet {
+        let all = gone.links + gone.interfaces + gone.maps;
+        if all > 0 || !self.quiet {
             let agent = if stopped { "agent stopped; " } else { "" };
             let name = &instance.name;
-            super::print(&match gone.links + gone.maps {
+            super::print(&match all {
                 0 => format!("instance {name}: {agent}nothing was enforced\n"),
                 _ => format!(
-                    "instance {name}: {agent}enforcement is off ({} programs, {} maps)\n",
-                    gone.links, gone.maps
+                    "instance {name}: {agent}enforcement is off ({} programs, the guard on {} interfaces, {} \
+                     maps)\n",
+                    gone.links, gone.interfaces, gone.maps
                 ),
             })?;
         }

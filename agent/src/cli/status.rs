@@ -7,7 +7,7 @@ use super::table::{Table, ago};
 use super::{Format, Result, Verdict};
 use crate::config::Selection;
 use crate::control::client::ClientError;
-use crate::control::protocol::Status;
+use crate::control::protocol::{GuardView, Status};
 use crate::control::{Client, Reply, Request};
 use crate::datapath::Reader;
 use crate::instance::Instance;
@@ -111,7 +111,42 @@ fn text(status: &Status) -> String {
     for unreadable in &status.unreadable {
         text.push_str(&format!("cannot read {unreadable}\n"));
     }
+    text.push_str(&guard(&status.guard));
     text.push_str(&tables(status));
+    text
+}
+
+fn guard(guard: &GuardView) -> String {
+    let mut text = match &guard.failure {
+        Some(failure) => format!("GUARD       NONE: {failure}\n"),
+        None if guard.attachment == "off" => {
+            "guard       off: what goes round sockets is not judged\n".to_owned()
+        }
+        None => format!(
+            "guard       on {} interfaces by {}, mark {}\n",
+            guard.interfaces.iter().filter(|interface| interface.guarded).count(),
+            guard.attachment,
+            guard.mark
+        ),
+    };
+    if guard.interfaces.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&["INTERFACE", "STATE", "BEHIND IT", "PROBLEM"]);
+    for interface in &guard.interfaces {
+        let behind = match (interface.netns, interface.wire) {
+            (Some(netns), _) => format!("workload, namespace {netns}"),
+            (None, true) => "other machines".to_owned(),
+            (None, false) => "not known".to_owned(),
+        };
+        table.row([
+            interface.name.clone(),
+            if interface.guarded { "guarded" } else { "OPEN" }.to_owned(),
+            behind,
+            interface.problem.clone().unwrap_or_default(),
+        ]);
+    }
+    text.push_str(&format!("\nguarded interfaces\n{}", table.render("  ")));
     text
 }
 

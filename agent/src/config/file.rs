@@ -9,7 +9,7 @@ use bulkhead_abi::verdict::Side;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, LogFormat, Mode, ports};
+use super::{Config, LogFormat, Mode, guard, ports};
 
 /// Why the agent's configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,7 @@ struct File {
     cgroup_root: Option<PathBuf>,
     mode: Option<Mode>,
     failsafe: Option<Failsafe>,
+    guard: Option<guard::Table>,
     metrics: Option<Spanned<String>>,
     flow_capacity: Option<Spanned<u32>>,
     log: Option<Log>,
@@ -139,6 +140,9 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
                 .map_err(|error| mistake(level.span(), error.to_string()))?;
             config.log_level = level.into_inner();
         }
+    }
+    if let Some(table) = file.guard {
+        table.apply(&mut config.guard).map_err(|(span, message)| mistake(span, message))?;
     }
     if let Some(failsafe) = file.failsafe {
         for (side, list) in [(Side::Ingress, failsafe.ingress), (Side::Egress, failsafe.egress)] {
@@ -209,6 +213,7 @@ mod tests {
             pin_dir = "/b"
             name = "lab"
             object = "/o"
+            guard = { enabled = false, interfaces = ["a*"], wire = ["b"], mark = 0xff00, attach = "clsact" }
             log = { format = "json", level = "debug" }
             "#,
         )
@@ -227,6 +232,13 @@ mod tests {
             pin_dir: "/b".into(),
             name: Some("lab".to_owned()),
             object: Some("/o".into()),
+            guard: guard::GuardConfig {
+                enabled: false,
+                interfaces: guard::Patterns::from_list("a*").unwrap(),
+                wire: guard::Patterns::from_list("b").unwrap(),
+                mark: 0xff00,
+                attach: guard::Attach::Clsact,
+            },
         };
         assert_eq!(config, expected);
     }
@@ -253,5 +265,8 @@ mod tests {
         assert!(refused("metrics = \"9642\"").contains("off"));
         assert!(refused("flow_capacity = 0").contains("at least 1"));
         assert!(refused("name = \"a/b\"").contains("--> b.toml:1:8"));
+        assert!(refused("guard = { mark = 0xf0f0 }").contains("--> b.toml:1:18"));
+        assert!(refused("guard = { interfaces = [] }").contains("enabled = false"));
+        assert!(refused("guard = { wire = [\"eth0\", \"a b\"] }").contains("--> b.toml:1:27"));
     }
 }

@@ -6,6 +6,7 @@
 //! on half of its configuration is worse than one that does not start.
 
 mod file;
+pub mod guard;
 mod ports;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use file::ConfigError;
+pub use guard::GuardConfig;
 pub use ports::{PortError, display_failsafe};
 
 /// Where the configuration is looked for when no `--config` is given; it may be absent.
@@ -53,6 +55,8 @@ pub struct Config {
     pub name: Option<String>,
     /// Kernel object to load in place of the built-in one.
     pub object: Option<PathBuf>,
+    /// The guard on interfaces.
+    pub guard: GuardConfig,
 }
 
 /// What a denial does on this node.
@@ -117,6 +121,21 @@ pub struct Flags {
     /// Kernel object to load in place of the built-in one
     #[arg(long, value_name = "FILE")]
     pub object: Option<PathBuf>,
+    /// Whether the guard sits on interfaces; `on` unless said otherwise
+    #[arg(long, value_enum)]
+    pub guard: Option<guard::Switch>,
+    /// Interfaces that the guard sits on, as `veth*,eth0`
+    #[arg(long, value_name = "NAMES")]
+    pub guard_interfaces: Option<String>,
+    /// Those of them that lead to other machines, as `eth*`
+    #[arg(long, value_name = "NAMES")]
+    pub guard_wire: Option<String>,
+    /// Bits of the packet mark that the guard may use, as `0xffff0000`
+    #[arg(long, value_name = "MASK")]
+    pub guard_mark: Option<String>,
+    /// How the guard hangs on an interface
+    #[arg(long, value_enum)]
+    pub guard_attach: Option<guard::Attach>,
 }
 
 /// Which instance a command is about.
@@ -155,6 +174,7 @@ impl Default for Config {
             pin_dir: PathBuf::from("/sys/fs/bpf/bulkhead"),
             name: None,
             object: None,
+            guard: GuardConfig::default(),
         }
     }
 }
@@ -212,6 +232,21 @@ impl Config {
                 .map_err(|error| ConfigError::Flag { flag, reason: error.to_string() })?;
             self.failsafe.retain(|key| key.side != side as u8);
             self.failsafe.extend(keys);
+        }
+        if let Some(switch) = flags.guard {
+            self.guard.enabled = switch == guard::Switch::On;
+        }
+        replace(&mut self.guard.attach, flags.guard_attach);
+        for (slot, list, flag) in [
+            (&mut self.guard.interfaces, flags.guard_interfaces, "--guard-interfaces"),
+            (&mut self.guard.wire, flags.guard_wire, "--guard-wire"),
+        ] {
+            let Some(list) = list else { continue };
+            *slot = guard::Patterns::from_list(&list).map_err(|reason| ConfigError::Flag { flag, reason })?;
+        }
+        if let Some(mark) = flags.guard_mark {
+            self.guard.mark = guard::parse_mark(&mark)
+                .map_err(|reason| ConfigError::Flag { flag: "--guard-mark", reason })?;
         }
         if let Some(listen) = flags.metrics {
             self.metrics =

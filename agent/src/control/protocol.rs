@@ -102,6 +102,8 @@ pub struct Status {
     pub programs: Vec<ProgramView>,
     /// Failsafe ports.
     pub failsafe: Vec<FailsafeView>,
+    /// The guard on interfaces.
+    pub guard: GuardView,
     /// What the kernel had no room for, by kind.
     pub lost: BTreeMap<String, u64>,
     /// Live flows that the agent ended, by reason.
@@ -188,6 +190,38 @@ pub struct FailsafeView {
     pub port: String,
     /// Packets that passed by it.
     pub packets: u64,
+}
+
+/// The guard on interfaces.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GuardView {
+    /// How it hangs: `tcx`, `clsact`, or `off`.
+    pub attachment: String,
+    /// Bits of the packet mark that it uses, as `0xffff0000`.
+    pub mark: String,
+    /// Names of the interfaces that it is to sit on.
+    pub configured: String,
+    /// Interfaces of such a name.
+    pub interfaces: Vec<GuardedView>,
+    /// Why there is none, though there should be one.
+    pub failure: Option<String>,
+}
+
+/// An interface with the guard.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GuardedView {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// Whether the guard is on it.
+    pub guarded: bool,
+    /// Whether it leads to other machines.
+    pub wire: bool,
+    /// Cookie of the workload namespace behind it, where that is known.
+    pub netns: Option<u64>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
 }
 
 /// A set of zones and who is in it, as the kernel holds it.

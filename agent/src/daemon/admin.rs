@@ -22,6 +22,7 @@ use crate::control::protocol::{Explanation, FlowFilter, Question, Reply, Request
 use crate::control::server::Answers;
 use crate::datapath::{MapUsage, ProgramStats, Reader};
 use crate::explain::Case;
+use crate::guard::{self, Guards};
 use crate::instance::Instance;
 use crate::metrics::http::Pages;
 use crate::metrics::kernel::Rows;
@@ -47,6 +48,7 @@ pub struct Admin {
     pub(super) instance: Instance,
     pub(super) started: SystemTime,
     pub(super) tamper: Arc<Record>,
+    pub(super) guards: Guards,
     pub(super) commands: mpsc::Sender<Command>,
 }
 
@@ -183,6 +185,8 @@ pub struct KernelSource {
     pub reader: Reader,
     /// The names.
     pub shared: Arc<Shared>,
+    /// The guard.
+    pub guards: Guards,
 }
 
 impl Source for KernelSource {
@@ -209,6 +213,9 @@ impl Source for KernelSource {
     }
     fn flows_ended(&self) -> Vec<(Reason, u64)> {
         self.shared.ended()
+    }
+    fn guard(&self) -> guard::Counts {
+        self.guards.counts()
     }
     fn label(&self, identity: Identity) -> Arc<str> {
         self.shared.snapshot().labels.get(identity)

@@ -18,6 +18,7 @@ use super::snapshot::Shared;
 use super::watch_events::EventLoop;
 use crate::cgroups::CgroupFollower;
 use crate::datapath::Datapath;
+use crate::guard::Running;
 use crate::systemd::Notifier;
 use crate::tamper::Watch;
 use crate::watch::FolderWatch;
@@ -35,6 +36,8 @@ const STALE: Duration = Duration::from_secs(10);
 pub(super) struct Daemon {
     /// Before the lock: who takes that next may remove what is watched.
     pub(super) _tamper: Watch,
+    // Before the lock: whoever has that next finds a guard that nobody moves any more.
+    pub(super) _guard: Option<Running>,
     pub(super) _lock: Lock,
     pub(super) reconciler: Reconciler<Datapath, PolicyFolder>,
     pub(super) watch: FolderWatch,

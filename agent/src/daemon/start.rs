@@ -21,8 +21,11 @@ use super::state::StateFile;
 use super::sweep;
 use super::watch_events::EventLoop;
 use crate::cgroups::CgroupFollower;
-use crate::config::{Config, Mode};
-use crate::datapath::{self, Datapath, Options};
+use crate::config::guard::Attach;
+use crate::config::{Config, GuardConfig, Mode};
+use crate::datapath::guard::Attachment;
+use crate::datapath::{self, Datapath, DatapathError, Options};
+use crate::guard::Guards;
 use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::systemd::Notifier;
@@ -61,11 +64,13 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         audit: config.mode == Mode::Audit,
         failsafe: &config.failsafe,
         flow_capacity: config.flow_capacity,
+        guard_mark: config.guard.mark,
         object: config.object.as_deref(),
     })?;
     let (state, numbers, labels) = StateFile::open(&instance.state_path(), started.generation > 0)?;
     let reader = kernel.reader();
-    let mut sweeper = sweep::sweeper(&reader, &instance);
+    let guards = Guards::new(&config.guard);
+    let mut sweeper = sweep::sweeper(&reader, &instance, &guards);
     let locals = sweeper.locals();
 
     let shared = Arc::new(Shared::default());
@@ -74,7 +79,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         snapshot.generation = started.generation;
         snapshot.labels = Arc::new(labels.clone());
     });
-    let source = KernelSource { reader: reader.clone(), shared: Arc::clone(&shared) };
+    let source = KernelSource { reader: reader.clone(), shared: Arc::clone(&shared), guards: guards.clone() };
     let metrics = Metrics::new(Arc::new(source))?;
     let facts = facts(&cgroups);
     let mut compiler = Compiler::new(numbers);
@@ -104,7 +109,12 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         // enforcement goes on without a gap.
         sweeper.adopt(image);
     }
+    let guard = guard_kernel(reconciler.kernel(), &config.guard)?;
     let attached = reconciler.kernel().attach()?;
+    // Behind the programs at the cgroup: what they have judged is not judged again.
+    let tamper = Arc::new(Record::new(metrics.agent.tamper.clone()));
+    let guard =
+        guard.and_then(|guard| guards.start(guard, &tamper).map_err(|error| guards.fail(&error)).ok());
     if reader.adopting() {
         if let Some(image) = reconciler.image() {
             sweeper.adopt(image);
@@ -125,7 +135,6 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     if let Some(image) = reconciler.image() {
         event_loop.committed(image);
     }
-    let tamper = Arc::new(Record::new(metrics.agent.tamper.clone()));
     let watchlist = Arc::new(Watchlist::default());
     reconciler.kernel().watched()?.into_iter().for_each(|thing| watchlist.add(thing));
     let (relink, relinked) = mpsc::unbounded_channel();
@@ -137,12 +146,14 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         Watch::start(watchlist, Arc::clone(&tamper), judge_again).map_err(io("start the tamper watch"))?;
     let (commands, requests) = mpsc::channel(16);
     let started = SystemTime::now();
-    let admin = Admin { shared: Arc::clone(&shared), reader, config, instance, started, tamper, commands };
+    let admin =
+        Admin { shared: Arc::clone(&shared), reader, config, instance, started, tamper, guards, commands };
     shared.reconciler.beat();
     shared.events.beat();
     admin::start(Arc::new(admin), metrics, control, http, uid).map_err(io("start the admin thread"))?;
     Ok(Daemon {
         _tamper: watch_kernel,
+        _guard: guard,
         _lock: lock,
         reconciler,
         watch,
@@ -154,6 +165,25 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         shared,
         notifier: Notifier::from_env(),
     })
+}
+
+/// The guard's programs, ready to be put on interfaces; none where it is configured off, and then what an
+/// earlier agent left is taken off.
+fn guard_kernel(
+    kernel: &Datapath,
+    config: &GuardConfig,
+) -> Result<Option<datapath::guard::Guard>, DatapathError> {
+    if !config.enabled {
+        let interfaces = kernel.take_guard_off()?;
+        tracing::info!(interfaces, "the guard is off, as configured");
+        return Ok(None);
+    }
+    let attachment = match config.attach {
+        Attach::Auto => Attachment::best(),
+        Attach::Tcx => Attachment::Tcx,
+        Attach::Clsact => Attachment::Clsact,
+    };
+    kernel.guard(attachment).map(Some)
 }
 
 /// What is true of this host now.

@@ -8,6 +8,7 @@ use bulkhead_abi::{Addr, Event, Reason};
 use bulkhead_policy::Image;
 
 use crate::datapath::Reader;
+use crate::guard::Guards;
 use crate::instance::Instance;
 use crate::sockets::SocketSweeper;
 
@@ -29,6 +30,6 @@ pub trait Sweeper: Send {
 }
 
 /// The sweeper of this build.
-pub(super) fn sweeper(reader: &Reader, instance: &Instance) -> Box<dyn Sweeper> {
-    Box::new(SocketSweeper::new(reader, &instance.cgroup_root))
+pub(super) fn sweeper(reader: &Reader, instance: &Instance, guards: &Guards) -> Box<dyn Sweeper> {
+    Box::new(SocketSweeper::new(reader, &instance.cgroup_root, guards))
 }

@@ -62,6 +62,7 @@ impl Admin {
                     packets,
                 })
                 .collect(),
+            guard: self.guards.view(),
             lost: losses.into_iter().map(|(loss, count)| (loss.as_str().to_owned(), count)).collect(),
             flows_ended: self
                 .shared

@@ -12,6 +12,7 @@ use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, O
 
 use crate::config::display_failsafe;
 use crate::datapath::{MapUsage, ProgramStats};
+use crate::guard;
 
 /// Rows of a kernel table, or why it could not be read.
 pub type Rows<T> = Result<Vec<T>, Box<dyn std::error::Error + Send + Sync>>;
@@ -34,6 +35,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     fn failsafe(&self) -> Rows<(FailsafeKey, u64)>;
     /// Live flows that the agent ended, by reason.
     fn flows_ended(&self) -> Vec<(Reason, u64)>;
+    /// What the guard counts.
+    fn guard(&self) -> guard::Counts;
     /// The zones of an identity, as a label.
     fn label(&self, identity: Identity) -> Arc<str>;
 }
@@ -98,6 +101,9 @@ impl KernelCollector {
         for (reason, count) in source.flows_ended() {
             families.ended.with_label_values(&[reason.as_str()]).inc_by(count);
         }
+        let guard = source.guard();
+        families.guarded.set(i64::try_from(guard.interfaces).unwrap_or(i64::MAX));
+        families.guard_failures.inc_by(guard.failures);
     }
 }
 
@@ -139,6 +145,8 @@ struct Families {
     run_seconds: CounterVec,
     failsafe: IntCounterVec,
     ended: IntCounterVec,
+    guarded: IntGauge,
+    guard_failures: IntCounter,
 }
 
 impl Families {
@@ -172,10 +180,15 @@ impl Families {
                 &["side", "port"],
             )?,
             ended: counters("flows_ended_total", "Live flows that the agent ended.", &["reason"])?,
+            guarded: IntGauge::new("bulkhead_guarded_interfaces", "Interfaces that the guard is on.")?,
+            guard_failures: IntCounter::new(
+                "bulkhead_guard_attach_failures_total",
+                "Times that the guard could not be put on an interface.",
+            )?,
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 12] {
+    fn all(&self) -> [&dyn Collector; 14] {
         [
             &self.flows,
             &self.packets,
@@ -189,6 +202,8 @@ impl Families {
             &self.run_seconds,
             &self.failsafe,
             &self.ended,
+            &self.guarded,
+            &self.guard_failures,
         ]
     }
 }

@@ -43,6 +43,9 @@ impl Source for Fake {
     fn flows_ended(&self) -> Vec<(Reason, u64)> {
         vec![(Reason::Default, 2)]
     }
+    fn guard(&self) -> crate::guard::Counts {
+        crate::guard::Counts { interfaces: 3, failures: 1 }
+    }
     fn label(&self, identity: Identity) -> Arc<str> {
         match identity.0 {
             16 => "web".into(),
@@ -89,6 +92,8 @@ fn the_kernel_s_numbers_appear_with_zone_names() {
     has(&text, r#"bulkhead_program_run_seconds_total{program="connect4"} 1.5"#);
     has(&text, r#"bulkhead_failsafe_packets_total{port="tcp/22",side="ingress"} 8"#);
     has(&text, r#"bulkhead_flows_ended_total{reason="default"} 2"#);
+    has(&text, "bulkhead_guarded_interfaces 3");
+    has(&text, "bulkhead_guard_attach_failures_total 1");
     has(&text, "bulkhead_scrape_errors_total 0");
 }
 

@@ -24,6 +24,7 @@ use bulkhead_policy::Image;
 
 use crate::daemon::sweep::Sweeper;
 use crate::datapath::Reader;
+use crate::guard::Guards;
 use ending::Ending;
 use namespaces::Namespaces;
 
@@ -39,6 +40,7 @@ const PRUNE: Duration = Duration::from_secs(10);
 pub struct SocketSweeper {
     reader: Reader,
     namespaces: Namespaces,
+    guards: Guards,
     ending: Ending,
     /// Receivers that were bound before the programs were there to see it.
     early: Vec<adopt::Early>,
@@ -51,11 +53,12 @@ pub struct SocketSweeper {
 
 impl SocketSweeper {
     /// A sweeper for the sockets of the cgroup subtree `root`.
-    pub fn new(reader: &Reader, root: &Path) -> Self {
+    pub fn new(reader: &Reader, root: &Path, guards: &Guards) -> Self {
         let now = Instant::now();
         let mut sweeper = Self {
             reader: reader.clone(),
             namespaces: Namespaces::new(root),
+            guards: guards.clone(),
             ending: Ending::default(),
             early: Vec::new(),
             told: None,
@@ -77,10 +80,28 @@ impl SocketSweeper {
     }
 
     fn publish(&self) {
-        if let Err(error) =
-            self.reader.sockets().set_locals(&self.namespaces.known(), self.namespaces.addresses())
-        {
+        let namespaces = &self.namespaces;
+        let guarded = namespaces.guarded(&self.guards.doors());
+        let told = self.reader.sockets().set_locals(&namespaces.known(), &guarded, namespaces.addresses());
+        if let Err(error) = told {
             tracing::warn!(%error, "cannot tell the kernel the addresses of this node");
+        }
+        self.guards.set_namespaces(namespaces.numbers());
+    }
+
+    /// Looks where something changed, as the guard was told.
+    fn follow(&mut self) {
+        let news = self.guards.news();
+        if news.lost {
+            return self.rescan();
+        }
+        let mut changed = news.doors;
+        if news.own {
+            changed |= self.namespaces.look_at_own();
+        }
+        changed |= self.namespaces.look_at_numbers(&news.namespaces, news.doors);
+        if changed {
+            self.publish();
         }
     }
 }
@@ -116,6 +137,7 @@ impl Sweeper for SocketSweeper {
 
     fn tick(&mut self) {
         self.ending.end_doomed(&self.reader, &mut self.namespaces);
+        self.follow();
         if self.scanned.elapsed() >= RESCAN {
             self.rescan();
         }

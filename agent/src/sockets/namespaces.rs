@@ -9,17 +9,33 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bulkhead_abi::Addr;
-use bulkhead_sys::{Error, cgroup, netns, netns::NetNs};
+use bulkhead_sys::{
+    Error, cgroup,
+    netns::{self, NetNs, Numbers},
+};
 
 /// How long a namespace is remembered that nobody of ours lives in.
 ///
 /// Programs that come back to it while the agent is away are still judged as they were.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
+/// A namespace at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Look {
+    /// Its addresses, loopback apart.
+    addresses: HashSet<Addr>,
+    /// Its interfaces that lead out: all that are up, loopback apart.
+    exits: BTreeSet<u32>,
+    /// The number that the agent's own namespace has for it.
+    number: Option<i32>,
+}
+
 /// What is known of the namespaces.
 #[derive(Debug)]
 pub(super) struct Namespaces {
     root: PathBuf,
+    /// The numbers that the agent's own namespace has for others; `None` where they cannot be asked.
+    numbers: Option<Numbers>,
     known: HashMap<u64, Known>,
     addresses: BTreeMap<Addr, u64>,
     /// When all were looked at last.
@@ -30,7 +46,7 @@ pub(super) struct Namespaces {
 struct Known {
     /// A process inside.
     pid: u32,
-    addresses: HashSet<Addr>,
+    look: Look,
     /// When somebody was last seen inside.
     seen: Instant,
 }
@@ -40,6 +56,7 @@ impl Namespaces {
     pub(super) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+            numbers: NetNs::current().and_then(|own| Numbers::open(&own)).ok(),
             known: HashMap::new(),
             addresses: BTreeMap::new(),
             scanned: Instant::now(),
@@ -57,6 +74,22 @@ impl Namespaces {
         self.known.keys().copied().collect()
     }
 
+    /// The cookies of those that have a number.
+    pub(super) fn numbers(&self) -> BTreeMap<i32, u64> {
+        self.known.iter().filter_map(|(&cookie, known)| Some((known.look.number?, cookie))).collect()
+    }
+
+    /// The namespaces that can be left only by `doors`: the interfaces whose other ends are guarded, by the
+    /// number of the namespace that they are in.
+    pub(super) fn guarded(&self, doors: &BTreeMap<i32, BTreeSet<u32>>) -> BTreeSet<u64> {
+        let is_guarded = |look: &Look| {
+            let doors = look.number.and_then(|number| doors.get(&number));
+            doors.is_some_and(|doors| !look.exits.is_empty() && look.exits.is_subset(doors))
+        };
+        let guarded = self.known.iter().filter(|(_, known)| is_guarded(&known.look));
+        guarded.map(|(&cookie, _)| cookie).collect()
+    }
+
     /// The cgroups of the subtree, by their ids: a socket of any other is not ours to touch.
     pub(super) fn cgroups(&self) -> Result<HashSet<u64>, Error> {
         Ok(cgroup::tree(&self.root)?.into_iter().map(|cgroup| cgroup.id).collect())
@@ -68,8 +101,8 @@ impl Namespaces {
         let now = Instant::now();
         self.scanned = now;
         for (pid, ns) in each(&self.root)? {
-            if let Some((cookie, addresses)) = look(&ns) {
-                self.known.insert(cookie, Known { pid, addresses, seen: now });
+            if let Some((cookie, look)) = look(&ns, self.numbers.as_mut()) {
+                self.known.insert(cookie, Known { pid, look, seen: now });
             }
         }
         self.known.retain(|_, known| now.duration_since(known.seen) < REMEMBERED);
@@ -80,13 +113,12 @@ impl Namespaces {
     /// Looks at the namespace `cookie`, in which the process `pid` lives, now; whether there is news.
     pub(super) fn look_at(&mut self, cookie: u64, pid: u32) -> bool {
         let Ok(ns) = NetNs::of_process(pid) else { return false };
-        match look(&ns) {
-            Some((found, addresses)) if found == cookie => {
+        match look(&ns, self.numbers.as_mut()) {
+            Some((found, look)) if found == cookie => {
                 // Seen together with those of the last scan: whoever lives in one is as alive as they are.
                 let seen = self.scanned;
-                let known = self.known.insert(cookie, Known { pid, addresses, seen });
-                let news = known.map(|known| known.addresses)
-                    != self.known.get(&cookie).map(|known| known.addresses.clone());
+                let before = self.known.insert(cookie, Known { pid, look: look.clone(), seen });
+                let news = before.is_none_or(|before| before.look != look);
                 if news {
                     self.index();
                 }
@@ -94,6 +126,25 @@ impl Namespaces {
             }
             _ => false,
         }
+    }
+
+    /// Looks at the agent's own namespace, now; whether there is news.
+    pub(super) fn look_at_own(&mut self) -> bool {
+        let own = NetNs::current().and_then(|ns| ns.cookie());
+        own.is_ok_and(|cookie| self.look_at(cookie, std::process::id()))
+    }
+
+    /// Looks at the namespaces with these numbers, and at those that had none if there are `new` numbers;
+    /// whether there is news.
+    pub(super) fn look_at_numbers(&mut self, numbers: &BTreeSet<i32>, new: bool) -> bool {
+        let due = |known: &Known| known.look.number.map_or(new, |number| numbers.contains(&number));
+        let due: Vec<(u64, u32)> = self
+            .known
+            .iter()
+            .filter(|(_, known)| due(known))
+            .map(|(&cookie, known)| (cookie, known.pid))
+            .collect();
+        due.into_iter().fold(false, |news, (cookie, pid)| self.look_at(cookie, pid) | news)
     }
 
     /// The namespace with this cookie, if a process of ours still lives in it.
@@ -118,7 +169,7 @@ impl Namespaces {
     fn index(&mut self) {
         let mut owners: BTreeMap<Addr, (Instant, Option<u64>)> = BTreeMap::new();
         for (&cookie, known) in &self.known {
-            for &addr in &known.addresses {
+            for &addr in &known.look.addresses {
                 let (seen, owner) = owners.entry(addr).or_insert((known.seen, Some(cookie)));
                 if *owner == Some(cookie) || known.seen < *seen {
                     continue;
@@ -143,16 +194,17 @@ fn each(root: &Path) -> Result<Vec<(u32, NetNs)>, Error> {
     Ok(all)
 }
 
-/// Its cookie and its addresses, loopback apart. A namespace that an unprivileged user made has none to
-/// say: whoever may configure one could claim any address.
-fn look(ns: &NetNs) -> Option<(u64, HashSet<Addr>)> {
-    let cookie = ns.cookie().ok()?;
-    if !ns.is_owned_by_init_userns().unwrap_or(false) {
-        return Some((cookie, HashSet::new()));
-    }
-    let addresses = ns.addresses().ok()?;
-    Some((
-        cookie,
-        addresses.into_iter().map(|address| address.addr).filter(|addr| !addr.is_loopback()).collect(),
-    ))
+/// Its cookie and the rest. Of a namespace that an unprivileged user made no address counts: whoever may
+/// configure one could claim any.
+fn look(ns: &NetNs, numbers: Option<&mut Numbers>) -> Option<(u64, Look)> {
+    let trusted = ns.is_owned_by_init_userns().unwrap_or(false);
+    let survey = ns.survey().ok()?;
+    let addresses = survey.addresses.into_iter().map(|address| address.addr);
+    let exits = survey.interfaces.into_iter().filter(|interface| interface.up && !interface.loopback);
+    let look = Look {
+        addresses: addresses.filter(|addr| trusted && !addr.is_loopback()).collect(),
+        exits: exits.map(|interface| interface.index).collect(),
+        number: numbers.and_then(|numbers| numbers.of(ns).ok().flatten()),
+    };
+    Some((survey.cookie, look))
 }

@@ -1,6 +1,7 @@
-//! Clearing the flow table. The kernel takes no notice of expired flows, so this only makes room.
+//! Clearing the flow tables, those of the guard, too. The kernel takes no notice of expired flows, so this only makes room.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bulkhead_abi::{FlowKey, FlowState, Protocol};
 use bulkhead_core::track;
@@ -25,9 +26,20 @@ pub(super) fn clear(reader: &Reader, namespaces: &mut Namespaces) -> Result<(), 
         let alive = tuples(namespaces)?;
         gone.extend(held.into_iter().filter(|key| !alive.contains(key)));
     }
-    reader.sockets().maps().flows.remove_all(&gone)?;
+    let sockets = reader.sockets();
+    let maps = sockets.maps();
+    maps.flows.remove_all(&gone)?;
+    let transit = maps.transit.entries()?.into_iter();
+    let expired = transit.filter(|(key, flow)| track::is_expired(flow, now, Protocol(key.protocol)));
+    maps.transit.remove_all(&expired.map(|(key, _)| key).collect::<Vec<_>>())?;
+    let fragments = maps.fragments.entries()?.into_iter();
+    let late = fragments.filter(|(_, first)| now.saturating_sub(first.seen) > FRAGMENTS.as_nanos() as u64);
+    maps.fragments.remove_all(&late.map(|(key, _)| key).collect::<Vec<_>>())?;
     Ok(())
 }
+
+/// How long the fragments of a packet are waited for; Linux gives up as soon.
+const FRAGMENTS: Duration = Duration::from_secs(30);
 
 /// Whether it lives as long as its sockets, however long they are silent: one that was adopted, and one
 /// that a stream's receiver has not taken over yet, as it does with the first bytes.

@@ -76,7 +76,8 @@ impl Record {
         findings
     }
 
-    pub(super) fn note(&self, object: Object, name: &str, how: How, action: Action, took: Duration) {
+    /// One more finding.
+    pub(crate) fn note(&self, object: Object, name: &str, how: How, action: Action, took: Duration) {
         self.counter.with_label_values(&[object.as_str(), action.as_str()]).inc();
         let now = SystemTime::now();
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);

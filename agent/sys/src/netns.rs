@@ -162,6 +162,17 @@ pub struct Survey {
     pub interfaces: Vec<Interface>,
 }
 
+/// The namespace with this cookie, if a process is in it or `ip netns` has a name for it.
+pub fn find(cookie: u64) -> Result<Option<NetNs>> {
+    let entries =
+        |folder: &str| fs::read_dir(folder).into_iter().flatten().filter_map(std::result::Result::ok);
+    let pids = entries("/proc").filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let named = entries("/run/netns").filter_map(|entry| NetNs::open(&entry.path()).ok());
+    let all = discover(pids)?.namespaces.into_iter().chain(named);
+    // One that ends meanwhile is not the one.
+    Ok(all.into_iter().find(|ns| ns.cookie().is_ok_and(|found| found == cookie)))
+}
+
 /// What [`discover`] found.
 #[derive(Debug, Default)]
 pub struct Discovery {
