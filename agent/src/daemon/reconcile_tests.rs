@@ -77,6 +77,9 @@ impl Source for NoKernel {
     fn flows_ended(&self) -> Vec<(Reason, u64)> {
         vec![]
     }
+    fn guard(&self) -> crate::guard::Counts {
+        crate::guard::Counts::default()
+    }
     fn label(&self, _: Identity) -> Arc<str> {
         "".into()
     }

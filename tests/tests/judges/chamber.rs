@@ -53,6 +53,7 @@ impl Chamber {
             audit: false,
             failsafe: &[],
             flow_capacity: 4096,
+            guard_mark: 0xffff_0000,
             object: None,
         };
         let (mut datapath, _) = Datapath::open(&options).unwrap();

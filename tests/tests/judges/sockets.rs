@@ -166,6 +166,7 @@ impl Field {
             audit: false,
             failsafe: &[],
             flow_capacity: 4096,
+            guard_mark: 0xffff_0000,
             object: None,
         };
         let (mut datapath, _) = Datapath::open(&options).unwrap();
