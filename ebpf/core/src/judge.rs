@@ -100,7 +100,13 @@ pub fn judge<T: Tables>(
 /// who receives it.
 #[inline(always)]
 pub const fn deferred(from: Identity) -> Decision {
-    Decision { verdict: Verdict::Allow, reason: Reason::Virtual, rule: 0, from, to: Identity::VIRTUAL }
+    Decision {
+        verdict: Verdict::Allow,
+        reason: Reason::Virtual,
+        rule: 0,
+        from: from.or_world(),
+        to: Identity::VIRTUAL,
+    }
 }
 
 /// The verdict on a packet that cannot be judged by rules: it is denied to or from a zone that

@@ -39,14 +39,15 @@ fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Outc
     if !source_opened {
         flow.flags |= FlowState::FLAG_REPLIED;
     }
-    let counts = counts_here(flow, opener);
     if judged == state.control.generation {
+        let counts = counts_here(flow, opener, flow.to);
         let counter = if counts || !verdict.passes() { flow.slot } else { NO_SLOT };
         return telling::again(hook, state, verdict, counter);
     }
     let own = hook.workload_at_hand();
     let peer = if opener { flow.receiver } else { flow.opener };
     let decision = decide(hook, state, &own, opener, &peer);
+    let counts = counts_here(flow, opener, decision.to);
     let first = if counts { judged == 0 || verdict != decision.verdict } else { !decision.verdict.passes() };
     let counter = hook.account(state, &decision, &own, Telling { opener, first, elsewhere: !counts });
     if counts || !decision.verdict.passes() {
@@ -87,7 +88,7 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
     }
     if passes && decision.is_unzoned() {
         // No state, and so no telling one flow from the next: packets are counted, flows are not.
-        let telling = Telling { opener, first: false, elsewhere: false };
+        let telling = Telling { opener, first: false, elsewhere: decision.is_deferred() };
         let _slot = hook.account(state, &decision, &own, telling);
         return Outcome::Verdict(decision.verdict);
     }
@@ -193,15 +194,12 @@ fn judge_side(flow: &mut FlowState, opener: bool, generation: u64, decision: &De
     }
 }
 
-/// A flow between two ends of this node is counted at its receiver, one to a virtual address by the guard,
-/// all others where they are seen.
+/// A flow between two ends of this node is counted at its receiver, one that its opener's end leaves to
+/// the guard by the guard, all others where they are seen.
 #[inline(always)]
-fn counts_here(flow: &FlowState, opener: bool) -> bool {
-    if flow.to == Identity::VIRTUAL {
-        return false;
-    }
+fn counts_here(flow: &FlowState, opener: bool, to: Identity) -> bool {
     let local = flow.flags & FlowState::FLAG_LOCAL != 0;
-    if opener { !local } else { local || !flow.opener.is_known() }
+    if opener { !local && to != Identity::VIRTUAL } else { local || !flow.opener.is_known() }
 }
 
 #[inline(always)]
