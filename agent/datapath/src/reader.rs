@@ -221,9 +221,7 @@ impl Reader {
             endpoint::resolve(&policy, &Workload { cgroup, anchor: cgroup }, &query.addr)
         };
         let (from, to) = (resolve(from), resolve(to));
-        // To rules, a virtual address is of the world.
-        let met = |identity| if identity == Identity::VIRTUAL { Identity::WORLD } else { identity };
-        let cell = policy.cell(met(from), met(to), protocol, port);
+        let cell = policy.cell(from.or_world(), to.or_world(), protocol, port);
         Ok(KernelAnswer { from, to, cell, generation: policy.generation() })
     }
 

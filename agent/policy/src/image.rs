@@ -75,7 +75,7 @@ impl Image {
     /// What the policy says of a flow between two identities, a virtual one being `world`. `port` is the receiver's; of ICMP
     /// `type << 8 | code`; 0 for protocols without ports.
     pub fn lookup(&self, from: Identity, to: Identity, protocol: Protocol, port: u16) -> Cell {
-        let (from, to) = (as_met(from), as_met(to));
+        let (from, to) = (from.or_world(), to.or_world());
         if !from.is_zoned() && !to.is_zoned() {
             let open = SideAnswer { verdict: Verdict::Allow, reason: Reason::Open, rule: 0 };
             return Cell::new(open, open, Tls::Off);
@@ -123,14 +123,6 @@ impl Image {
     /// Entries of all rulesets together.
     pub fn rule_entries(&self) -> usize {
         self.rulesets.values().map(|ruleset| ruleset.entries().len()).sum()
-    }
-}
-
-/// What rules take an identity for: to them, a virtual address is of the world.
-const fn as_met(identity: Identity) -> Identity {
-    match identity {
-        Identity::VIRTUAL => Identity::WORLD,
-        other => other,
     }
 }
 

@@ -259,8 +259,9 @@ pub struct Flow {
     pub protocol: Protocol,
     /// The receiver's port; of ICMP `type << 8 | code`; 0 for protocols without ports.
     pub port: u16,
-    /// Whether the guard sees what leaves the namespace of the end at hand, which must not be the
-    /// host's: only then may a flow to a virtual address be left to it.
+    /// Whether it is asked for where the guard comes after: at the opener's end, in a namespace that is
+    /// not the host's and that the guard sees everything leave. Only there may a flow to a virtual address
+    /// be left to it.
     pub guarded: bool,
 }
 

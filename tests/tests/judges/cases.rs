@@ -65,10 +65,9 @@ impl Source {
     pub fn draw(&mut self, zones: usize, rules: usize, flows: usize) -> Drawn {
         let Case { model, facts, flows } = self.sample(testing::cases(zones, rules, flows));
         let facts = Facts { cgroups: self.ids.clone(), ..facts };
-        // Deferral is not among what the kernel can do yet.
-        let model = model.with_virtuals(Vec::new());
         let image = compile(&model, &facts, &mut self.numbers).unwrap();
-        let policy = Policy { model, facts, image };
+        let guarded = self.sample(any::<bool>());
+        let policy = Policy { model, facts, image, guarded };
         let zoned: Vec<String> = self.ids.values().filter(|path| policy.names(path)).cloned().collect();
         let flows: Vec<(Flow, Place)> = flows.into_iter().map(|flow| self.place(flow, &zoned)).collect();
         let mut receivers = HashMap::new();

@@ -72,6 +72,13 @@ pub struct Expected {
     pub counted: Option<(Decision, bool)>,
 }
 
+impl Expected {
+    /// What is left to the guard is counted there.
+    fn new(passes: bool, counted: Option<(Decision, bool)>) -> Expected {
+        Expected { passes, counted: counted.filter(|(decision, _)| !decision.is_deferred()) }
+    }
+}
+
 impl Conversation {
     pub fn new(flow: Flow, place: Place, port: u16, cgroups: [String; 2]) -> Conversation {
         Conversation { flow, place, port, cgroups, memory: Memory::default() }
@@ -137,14 +144,15 @@ impl Conversation {
             && *judged == number
         {
             let passes = decision.verdict().passes();
-            return Expected { passes, counted: (counts_here || !passes).then(|| (decision.clone(), false)) };
+            let counted = (counts_here || !passes).then(|| (decision.clone(), false));
+            return Expected::new(passes, counted);
         }
         let decision = self.decide(policy, at, opener);
         let passes = decision.verdict().passes();
         let before = self.memory.judged[at as usize].replace((number, decision.clone()));
         let differs = before.is_none_or(|(_, before)| before.verdict() != decision.verdict());
         let first = if decision.verdict() == Verdict::Deny { self.deny() } else { differs };
-        Expected { passes, counted: (counts_here || !passes).then_some((decision, first)) }
+        Expected::new(passes, (counts_here || !passes).then_some((decision, first)))
     }
 
     fn expect_new(&mut self, policy: &Policy, number: usize, step: &Step) -> Expected {
@@ -171,7 +179,7 @@ impl Conversation {
             return Expected { passes, counted: None };
         }
         if !policy.is_zoned(&self.flow.from) && !policy.is_zoned(&self.flow.to) {
-            return Expected { passes, counted: Some((decision, false)) };
+            return Expected::new(passes, Some((decision, false)));
         }
         if !passes {
             let first = self.deny();
@@ -181,7 +189,12 @@ impl Conversation {
         self.memory = Memory { opener: Some(opener), denied, ..Memory::default() };
         self.memory.judged[at as usize] = Some((number, decision.clone()));
         let elsewhere = self.place == Place::Both && at == opener;
-        Expected { passes, counted: (!elsewhere).then_some((decision, true)) }
+        Expected::new(passes, (!elsewhere).then_some((decision, true)))
+    }
+
+    /// Whether the guard is to decide what this end has opened.
+    pub fn is_deferred(&self, at: End) -> bool {
+        self.memory.judged[at as usize].as_ref().is_some_and(|(_, decision)| decision.is_deferred())
     }
 
     /// The oracle's word on the flow if `opener` opened it.
@@ -191,7 +204,7 @@ impl Conversation {
             (_, true) => Asked::Opener,
             (_, false) => Asked::Receiver,
         };
-        policy.decide(&self.opened_by(opener), asked)
+        policy.decide(&Flow { guarded: at == opener, ..self.opened_by(opener) }, asked)
     }
 
     fn opened_by(&self, opener: End) -> Flow {

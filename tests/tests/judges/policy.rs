@@ -18,6 +18,8 @@ pub struct Policy {
     pub model: Model,
     pub facts: Facts,
     pub image: Image,
+    /// The guard sees what leaves the judges' namespace.
+    pub guarded: bool,
 }
 
 /// What is decided of a packet, by name.
@@ -31,6 +33,11 @@ pub struct Decision {
 impl Decision {
     pub fn verdict(&self) -> Verdict {
         self.label.2
+    }
+
+    /// Whether the guard is to decide.
+    pub fn is_deferred(&self) -> bool {
+        self.label.3 == Reason::Virtual
     }
 }
 
@@ -46,6 +53,7 @@ impl Policy {
     /// What the oracle says, in the order of its own sentences: the worse side decides; of two that say
     /// the same, the receiver's where nothing stands behind the opener's.
     pub fn decide(&self, flow: &Flow, asked: Asked) -> Decision {
+        let flow = &Flow { guarded: flow.guarded && self.guarded, ..flow.clone() };
         let decision = oracle::judge(&self.model, &self.facts, flow);
         let (egress, ingress) = (decision.egress, decision.ingress);
         let side: SideDecision = match asked {
@@ -85,9 +93,9 @@ impl Policy {
     /// An end's zones, as labels join them.
     fn name(&self, end: &Endpoint) -> String {
         match self.party(end) {
-            Party::World => "world".into(),
+            // What is left to the guard is not counted, and everywhere else it is the world.
+            Party::World | Party::Virtual => "world".into(),
             Party::Node => "node".into(),
-            Party::Virtual => "virtual".into(),
             Party::Zones(names) => names.join("+"),
         }
     }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use bulkhead_abi::tables::Home;
 use bulkhead_abi::{Addr, Counter, Event, ListenerKey, LocalAddress, Protocol, flow::Listener};
 use bulkhead_core::host::{Node, Sock};
+use bulkhead_datapath::maps::CONTROL_HOST;
 
 use crate::cases::{Drawn, Source, cgroups};
 use crate::chamber::Chamber;
@@ -24,8 +26,9 @@ fn oracle_host_and_kernel_agree() {
     }
     court.close();
     println!("{:?}", court.tally);
-    let Tally { cases, by_cgroup, replies, switched, .. } = court.tally;
+    let Tally { cases, by_cgroup, replies, switched, deferred, .. } = court.tally;
     assert!(policies < 150 || cases >= 10_000, "too few cases: {cases}");
+    assert!(deferred * 100 >= cases, "too few for the guard: {deferred}");
     assert!(by_cgroup * 2 >= cases && replies * 2 >= cases && switched * 2 >= cases);
 }
 
@@ -39,6 +42,8 @@ struct Tally {
     replies: usize,
     /// The policy changed in mid-flow.
     switched: usize,
+    /// The guard is to decide.
+    deferred: usize,
     packets: usize,
     passed: usize,
 }
@@ -98,7 +103,14 @@ impl Court {
 
     fn commit(&mut self, policy: &Policy) {
         let generation = self.chamber.commit(&policy.image);
-        self.node.control = control(generation, self.chamber.netns);
+        let netns = self.chamber.netns;
+        let home = Home { flags: if policy.guarded { Home::FLAG_GUARDED } else { 0 }, ..Home::default() };
+        self.node.control = control(generation, netns + 1);
+        self.node.homes.insert(netns, home);
+        let maps = self.chamber.reader.maps();
+        // Of a pod, as it were: in the host's own namespace nothing is left to the guard.
+        maps.control.store(CONTROL_HOST, netns + 1).unwrap();
+        maps.homes.set_all(&[(netns, home)]).unwrap();
         self.node.tables = policy.tables();
     }
 
@@ -145,6 +157,7 @@ impl Court {
         let sock = Sock::plain(self.chamber.cgroup(conversation.cgroup(step.at)), self.chamber.netns);
         let host = self.node.packet(&sock, Conversation::direction(step), &packet).passes();
         let Expected { passes, counted } = conversation.expect(policy, number, step);
+        self.tally.deferred += usize::from(conversation.is_deferred(step.at));
         assert!(
             passes == host && passes == kernel,
             "seed {}, policy {number}: the oracle says {passes}, the host {host}, the kernel {kernel}\n\
