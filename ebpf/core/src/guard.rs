@@ -227,9 +227,13 @@ fn forward<G: Guard>(guard: &G, state: &mut State) -> Verdict {
     }
 }
 
-/// A whole packet, or the first fragment of one.
+/// A whole packet, or the first fragment of one. An ICMP error is of the flow that it quotes, never of one
+/// between its own two ends.
 #[inline(always)]
 fn judge_flow<G: Guard>(guard: &G, state: &State) -> Outcome {
+    if state.kind == Kind::IcmpError {
+        return guard.on_open(state);
+    }
     match guard.on_transit(state) {
         Outcome::Untracked => guard.on_open(state),
         outcome => outcome,

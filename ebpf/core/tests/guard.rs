@@ -167,6 +167,23 @@ fn an_icmp_error_needs_a_live_flow() {
     one_denial(&node, Reason::IcmpError);
     assert_eq!(forwarded(&node, WIRE, TO_VM, &flow), Verdict::Allow);
     assert_eq!(forwarded(&node, TO_VM, WIRE, &error(&flow)), Verdict::Allow);
+    // It is for whoever sent what it quotes, and nobody else.
+    let elsewhere = Wire { dst: WORLD_ADDR, ..error(&flow) };
+    assert_eq!(forwarded(&node, TO_VM, WIRE, &elsewhere), Verdict::Deny);
+    // Nor does it pass as what else there is between its two ends.
+    answer(&mut node, (DB, WEB), (Protocol::ICMP, 13 << 8), (RULE, RULE));
+    let timestamp = Wire::new(Protocol::ICMP, (VM, 0), (FAR_WEB, 0)).icmp(13, 0);
+    assert_eq!(forwarded(&node, TO_VM, WIRE, &timestamp), Verdict::Allow);
+    let stranger = Wire { src_port: 1, ..flow.clone() };
+    assert_eq!(forwarded(&node, TO_VM, WIRE, &error(&stranger)), Verdict::Deny);
+    // A flow that lost its right, or that nobody has heard of for long, carries nothing back.
+    node.now.set(node.now.get() + 31_000_000_000);
+    assert_eq!(forwarded(&node, TO_VM, WIRE, &error(&flow)), Verdict::Deny);
+    node.now.set(node.now.get() - 31_000_000_000);
+    answer(&mut node, (WEB, DB), (Protocol::UDP, PORT), (DENY, DENY));
+    node.control.generation += 2;
+    assert_eq!(forwarded(&node, WIRE, TO_VM, &flow), Verdict::Deny);
+    assert_eq!(forwarded(&node, TO_VM, WIRE, &error(&flow)), Verdict::Deny);
 }
 
 /// A fragment of an IPv4 packet.

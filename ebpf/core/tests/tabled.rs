@@ -475,6 +475,9 @@ fn icmp_errors_pass_for_live_flows_and_for_those_that_would_pass() {
     let outward = Wire::new(Protocol::ICMP, (WEB_ADDR, 0), (DB_ADDR, 0)).icmp(3, 3);
     assert_eq!(out(&node, &web(), &outward.clone().payload(&reply.bytes())), Allow);
     let _ = moved(&node);
+    let astray = Wire { dst: WORLD_ADDR, ..outward.clone() };
+    assert_eq!(out(&node, &web(), &astray.payload(&reply.bytes())), Deny, "not for who sent what it quotes");
+    assert_eq!(moved(&node), [(WEB, Identity::WORLD, Deny, Reason::IcmpError, 0, 1)]);
     assert_eq!(out(&node, &web(), &outward.payload(&[0; 60])), Deny, "about nothing");
     assert_eq!(moved(&node), [(WEB, DB, Deny, Reason::IcmpError, 1, 1)]);
 }

@@ -31,7 +31,8 @@ pub fn stamp<G: Guard>(guard: &G, state: &mut State) -> Mark {
     if policy.of_address(state.remote().addr) != Identity::VIRTUAL {
         return Mark::JUDGED;
     }
-    Mark::deferred(endpoint::resolve(&policy, &guard.sender_workload(), state.local().addr), room)
+    let sender = endpoint::resolve(&policy, &guard.sender_workload(), state.local().addr);
+    Mark::deferred(sender.or_world(), room)
 }
 
 /// The sequence number of a segment that opens.

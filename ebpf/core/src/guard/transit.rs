@@ -168,7 +168,8 @@ fn enter_hand_over<G: Guard>(guard: &G, state: &State, decision: &Decision) -> b
     true
 }
 
-/// An ICMP error passes when the flow that it quotes is the guard's, and live.
+/// An ICMP error passes when it goes to the sender of what it quotes, and that is of a flow of the guard's
+/// that is live and passes.
 #[inline(always)]
 fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
     let Some(quoted) = packet::parse_quoted(guard, state.transport) else {
@@ -176,8 +177,16 @@ fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
     };
     let (src, dst) = ((quoted.src, quoted.src_port), (quoted.dst, quoted.dst_port));
     let (key, _) = FlowKey::new(src, dst, quoted.protocol, 0);
+    let lives = |flow: &FlowState| {
+        let [verdict, _] = flow.verdict;
+        flow.tag == key.tag()
+            && !is_expired(flow, guard.now(), quoted.protocol)
+            && Verdict::from_code(verdict).passes()
+    };
     match guard.transit(&key) {
-        Some(slot) if slot.read(|flow| flow.tag) == key.tag() => Outcome::Verdict(Verdict::Allow),
+        Some(slot) if quoted.src == *state.remote().addr && slot.read(lives) => {
+            Outcome::Verdict(Verdict::Allow)
+        }
         _ => Outcome::Anomaly(Reason::IcmpError),
     }
 }

@@ -10,12 +10,17 @@ use crate::{
 };
 
 /// An ICMP error passes when the flow that it quotes is live, or would be allowed from either end: flows
-/// that a socket owns cannot be found by their tuple.
+/// that a socket owns cannot be found by their tuple. It is for whoever sent what it quotes: to anybody
+/// else it would be a way around the rules.
 #[inline(always)]
 pub fn icmp_error<H: Hook>(hook: &H, state: &State) -> Outcome {
     let Some(quoted) = packet::parse_quoted(hook, state.transport) else {
         return Outcome::Anomaly(Reason::IcmpError);
     };
+    let receiver = if state.leaves() { state.remote() } else { state.local() };
+    if *receiver.addr != quoted.src {
+        return Outcome::Anomaly(Reason::IcmpError);
+    }
     let (src, dst) = ((quoted.src, quoted.src_port), (quoted.dst, quoted.dst_port));
     let (key, _) = FlowKey::new(src, dst, quoted.protocol, state.key.netns);
     if let Some(slot) = hook.tabled(&key)
