@@ -339,6 +339,22 @@ fn what_comes_back_from_a_translation_in_the_own_namespace_is_the_sockets_own() 
 }
 
 #[test]
+fn what_an_accepted_connection_answers_from_a_translated_address_is_its_own() {
+    let mut node = with_service();
+    answer(&mut node, (WEB, DB), (Protocol::TCP, PORT), (RULE, RULE));
+    let server = Sock::stream(common::DB_CGROUP, HOST);
+    let into = tcp(FAR_WEB, DB_ADDR).flags(ACK);
+    assert_eq!(node.packet(&server, Direction::Ingress, &into.bytes()), Verdict::Allow);
+    let out = Wire { src: NODE_ADDR, src_port: 30_080, ..into.clone().reversed() }.bytes();
+    assert_eq!(node.packet(&server, Direction::Egress, &out), Verdict::Allow);
+    node.control.generation += 2;
+    assert_eq!(node.packet(&server, Direction::Egress, &out), Verdict::Allow);
+    answer(&mut node, (WEB, DB), (Protocol::TCP, PORT), (DENY, DENY));
+    assert_eq!(node.packet(&server, Direction::Ingress, &into.bytes()), Verdict::Deny);
+    assert_eq!(node.packet(&server, Direction::Egress, &out), Verdict::Deny);
+}
+
+#[test]
 fn an_opening_socket_does_not_ride_on_its_last_connection() {
     let mut node = guarded();
     answer(&mut node, (WEB, DB), (Protocol::TCP, PORT), (RULE, RULE));

@@ -14,15 +14,15 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     let mut peer = Workload::UNKNOWN;
     if let Some(slot) = hook.owned() {
         let standing = slot.read(|flow| {
-            let translated = is_translated(hook, flow, state);
-            if !translated && !is_of(flow, state) {
+            let same = is_of(flow, state);
+            if !same && !is_translated(hook, flow, state) {
                 return None;
             }
             role.known = true;
             role.opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
             role.verdict = flow.verdict;
             peer = flow.peer;
-            (translated || flow.generation == state.control.generation).then_some(flow.slot)
+            (!same || flow.generation == state.control.generation).then_some(flow.slot)
         });
         if let Some(counter) = standing {
             return telling::again(hook, state, Verdict::from_code(role.verdict), counter);
@@ -96,20 +96,21 @@ fn is_of(flow: &SocketFlow, state: &State) -> bool {
         && flow.local_addr == *state.local().addr
 }
 
-/// Whether this packet is of the flow though it shows another sender: where the flow's destination is
-/// translated in its own namespace, what comes back bears the address from before, and what goes out the
-/// one from after. The kernel itself has found the connection's socket by it. What was decided stands
-/// until a packet goes out.
+/// Whether this packet is of the flow though it shows another tuple: where addresses are translated in the
+/// socket's own namespace, one direction is seen before and the other one after. A stream's socket has one
+/// connection at a time, which begins with a SYN, and the kernel itself has found it; a datagram's must
+/// bear a virtual address. What was decided stands until a packet shows the tuple that it was decided for.
 #[inline(always)]
 fn is_translated<H: Hook>(hook: &H, flow: &SocketFlow, state: &State) -> bool {
-    if state.leaves() || flow.protocol != state.protocol.0 || flow.flags & SocketFlow::FLAG_OPENER == 0 {
+    if flow.protocol != state.protocol.0 {
         return false;
     }
-    let remote = state.remote().addr;
-    if flow.peer_addr == *remote || state.local().port != flow.local_port {
-        return false;
+    if let Some(segment) = state.segment() {
+        return !(state.leaves() && segment.opens);
     }
-    state.is_stream() || state.policy(hook).of_address(remote) == Identity::VIRTUAL
+    !state.leaves()
+        && flow.flags & SocketFlow::FLAG_OPENER != 0
+        && state.policy(hook).of_address(state.remote().addr) == Identity::VIRTUAL
 }
 
 /// Finds who opened a flow that the socket does not own yet, and who stands at its other end.
