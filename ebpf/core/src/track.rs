@@ -129,8 +129,9 @@ pub struct State {
     pub direction: Direction,
     /// The socket at this hook.
     pub socket: Socket,
-    /// This end is the lower one of the key.
-    pub local_is_low: bool,
+    /// Not zero: this end is the lower one of the key. A byte, because the compiler makes an offset out
+    /// of a `bool`, and the kernel's verifier does not know that one is 0 or 1.
+    local_low: u8,
 }
 
 impl State {
@@ -145,7 +146,7 @@ impl State {
             kind: Kind::Malformed(Reason::Unparsable),
             direction,
             socket,
-            local_is_low: false,
+            local_low: 0,
         }
     }
 
@@ -160,19 +161,25 @@ impl State {
         // Whoever pings itself has two equal ends: the request then comes from the lower one, the reply
         // not.
         let answers_itself = packet.kind == Kind::EchoReply && src == dst;
-        self.local_is_low = (source_is_low && !answers_itself) == self.leaves();
+        self.local_low = u8::from((source_is_low && !answers_itself) == self.leaves());
+    }
+
+    /// Whether this end is the lower one of the key.
+    #[inline(always)]
+    pub const fn local_is_low(&self) -> bool {
+        self.local_low != 0
     }
 
     /// This end.
     #[inline(always)]
     pub fn local(&self) -> End<'_> {
-        self.end(self.local_is_low)
+        self.end(self.local_is_low())
     }
 
     /// The other end.
     #[inline(always)]
     pub fn remote(&self) -> End<'_> {
-        self.end(!self.local_is_low)
+        self.end(!self.local_is_low())
     }
 
     #[inline(always)]

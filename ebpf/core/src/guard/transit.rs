@@ -33,7 +33,7 @@ fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome 
     {
         return Outcome::Untracked;
     }
-    let source_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low;
+    let source_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low();
     flow.seen = now;
     flow.tcp = tcp_after(flow.tcp, state, source_opened);
     if !source_opened {
@@ -132,7 +132,7 @@ pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
         flow.seen = guard.now();
         flow.receiver = workload;
         flow.slot = counter;
-        flow.flags = flag(state.local_is_low, FlowState::FLAG_OPENER_LOW)
+        flow.flags = flag(state.local_is_low(), FlowState::FLAG_OPENER_LOW)
             | flag(sender.is_some(), FlowState::FLAG_CARRIED)
             | flag(elsewhere, FlowState::FLAG_LOCAL);
         if let Some(segment) = state.segment() {
@@ -159,7 +159,7 @@ fn enter_hand_over<G: Guard>(guard: &G, state: &State, decision: &Decision) -> b
         (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
         flow.reason = decision.reason as u8;
         flow.slot = NO_SLOT;
-        flow.flags = FlowState::FLAG_LOCAL | flag(state.local_is_low, FlowState::FLAG_OPENER_LOW);
+        flow.flags = FlowState::FLAG_LOCAL | flag(state.local_is_low(), FlowState::FLAG_OPENER_LOW);
         if state.segment().is_some() {
             flow.tcp = TcpState::Opening as u8;
         }

@@ -15,7 +15,7 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
     let (mut cookie, mut netns) = (0, 0);
     if let Some(slot) = hook.tabled(&state.key) {
         slot.read(|flow| {
-            let remote_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) != state.local_is_low;
+            let remote_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) != state.local_is_low();
             if remote_opened && flow.tag == state.key.tag() {
                 (opener, cookie, netns) = (flow.opener, flow.cookie, flow.netns);
             }

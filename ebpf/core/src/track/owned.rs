@@ -119,7 +119,7 @@ fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workl
     let opening = state.socket == Socket::Opening;
     if !opening && let Some(slot) = hook.tabled(&state.key) {
         slot.read(|flow| {
-            let opener = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low;
+            let opener = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low();
             let adopted = flow.flags & FlowState::FLAG_ADOPTED != 0;
             // A stream that opens has its own storage since its SYN: an old hand-over of the same tuple
             // says nothing about it.

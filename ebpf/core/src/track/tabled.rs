@@ -21,7 +21,7 @@ pub fn tracked<H: Hook>(hook: &H, state: &State) -> Outcome {
 #[inline(always)]
 fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Outcome {
     let now = hook.now();
-    let opener = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low;
+    let opener = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low();
     let (judged, verdict) = of_side(flow, opener);
     let owner = if opener { flow.opener.cgroup } else { flow.receiver.cgroup };
     let opens = state.segment().is_some_and(|segment| segment.opens);
@@ -133,7 +133,7 @@ pub fn enter<H: Hook>(hook: &H, state: &State, peer: &Workload, decision: &Decis
         (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
         flow.reason = decision.reason as u8;
         flow.slot = counter;
-        if opener == state.local_is_low {
+        if opener == state.local_is_low() {
             flow.flags |= FlowState::FLAG_OPENER_LOW;
         }
         if entry == Entry::LocalOpener {
