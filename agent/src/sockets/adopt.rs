@@ -11,6 +11,7 @@ use bulkhead_abi::{
     FlowKey, FlowState, ListenerKey, Protocol, Workload,
     flow::{Listener, TcpState},
 };
+use bulkhead_core::{endpoint, tables::Policy};
 use bulkhead_sys::sock_diag::{Diag, Query, Socket, State};
 
 use super::namespaces::Namespaces;
@@ -107,6 +108,7 @@ fn adopt_connections(
 ) -> Result<usize, DatapathError> {
     let listened: HashSet<(u64, u16, u8)> =
         early.iter().map(|receiver| (receiver.key.netns, receiver.key.port, receiver.key.protocol)).collect();
+    let policy = Policy::live(reader);
     let mut flows: HashMap<FlowKey, FlowState> = HashMap::new();
     for (netns, socket) in streams {
         let (local, remote) = ((socket.local, socket.local_port), (socket.remote, socket.remote_port));
@@ -127,6 +129,14 @@ fn adopt_connections(
         } else {
             flow.opener = workload;
             (flow.cookie, flow.netns) = (socket.cookie, *netns);
+            // A server's datagram socket is not connected, so it is found as the kernel would find it.
+            if socket.protocol == Protocol::UDP && !flow.receiver.is_known() {
+                flow.receiver =
+                    endpoint::receiver(&policy, *netns, &socket.remote, socket.remote_port, socket.protocol);
+                if flow.receiver.is_known() {
+                    flow.flags |= FlowState::FLAG_LOCAL;
+                }
+            }
         }
         if local_is_low != accepted {
             flow.flags |= FlowState::FLAG_OPENER_LOW;
