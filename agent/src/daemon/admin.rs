@@ -27,6 +27,7 @@ use crate::instance::Instance;
 use crate::metrics::http::Pages;
 use crate::metrics::kernel::Rows;
 use crate::metrics::{Metrics, Source};
+use crate::sockets::FlowTable;
 use crate::tamper::Record;
 
 /// A loop whose pulse is older than this is taken for dead.
@@ -216,6 +217,9 @@ impl Source for KernelSource {
     }
     fn guard(&self) -> guard::Counts {
         self.guards.counts()
+    }
+    fn flow_table(&self) -> FlowTable {
+        self.shared.flow_table()
     }
     fn label(&self, identity: Identity) -> Arc<str> {
         self.shared.snapshot().labels.get(identity)

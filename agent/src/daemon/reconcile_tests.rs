@@ -80,6 +80,9 @@ impl Source for NoKernel {
     fn guard(&self) -> crate::guard::Counts {
         crate::guard::Counts::default()
     }
+    fn flow_table(&self) -> crate::sockets::FlowTable {
+        crate::sockets::FlowTable { full: true, episodes: 3 }
+    }
     fn label(&self, _: Identity) -> Arc<str> {
         "".into()
     }

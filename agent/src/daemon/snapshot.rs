@@ -9,6 +9,7 @@ use bulkhead_policy::{Facts, Image, Model};
 
 use super::labels::Labels;
 use crate::config::Mode;
+use crate::sockets::FlowTable;
 
 /// The agent as it was at one moment; replaced whole.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,7 @@ pub struct Failure {
 pub struct Shared {
     snapshot: RwLock<Arc<Snapshot>>,
     ended: Mutex<Vec<(Reason, u64)>>,
+    flow_table: Mutex<FlowTable>,
     /// The reconcile loop's pulse.
     pub reconciler: Pulse,
     /// The event loop's.
@@ -75,6 +77,16 @@ impl Shared {
     /// Replaces [`Shared::ended`].
     pub fn set_ended(&self, ended: Vec<(Reason, u64)>) {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+    }
+
+    /// Whether the flow table is full.
+    pub fn flow_table(&self) -> FlowTable {
+        *self.flow_table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces [`Shared::flow_table`].
+    pub fn set_flow_table(&self, state: FlowTable) {
+        *self.flow_table.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
 

@@ -10,7 +10,7 @@ use bulkhead_policy::Image;
 use crate::datapath::Reader;
 use crate::guard::Guards;
 use crate::instance::Instance;
-use crate::sockets::SocketSweeper;
+use crate::sockets::{FlowTable, SocketSweeper};
 
 /// Works on sockets.
 pub trait Sweeper: Send {
@@ -27,6 +27,8 @@ pub trait Sweeper: Send {
     fn locals(&mut self) -> Option<BTreeMap<Addr, u64>>;
     /// Live flows that were ended so far, by reason.
     fn ended(&self) -> Vec<(Reason, u64)>;
+    /// Whether the flow table is full.
+    fn flow_table(&self) -> FlowTable;
 }
 
 /// The sweeper of this build.

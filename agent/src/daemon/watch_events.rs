@@ -80,6 +80,7 @@ async fn run(
                     let _ = locals.send(addresses);
                 }
                 shared.set_ended(sweeper.ended());
+                shared.set_flow_table(sweeper.flow_table());
                 log.summarize(Instant::now());
                 shared.events.beat();
             }

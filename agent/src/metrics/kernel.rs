@@ -13,6 +13,7 @@ use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, O
 use crate::config::display_failsafe;
 use crate::datapath::{MapUsage, ProgramStats};
 use crate::guard;
+use crate::sockets::FlowTable;
 
 /// Rows of a kernel table, or why it could not be read.
 pub type Rows<T> = Result<Vec<T>, Box<dyn std::error::Error + Send + Sync>>;
@@ -37,6 +38,8 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     fn flows_ended(&self) -> Vec<(Reason, u64)>;
     /// What the guard counts.
     fn guard(&self) -> guard::Counts;
+    /// Whether new flows are denied because the flow table is full.
+    fn flow_table(&self) -> FlowTable;
     /// The zones of an identity, as a label.
     fn label(&self, identity: Identity) -> Arc<str>;
 }
@@ -104,6 +107,9 @@ impl KernelCollector {
         let guard = source.guard();
         families.guarded.set(i64::try_from(guard.interfaces).unwrap_or(i64::MAX));
         families.guard_failures.inc_by(guard.failures);
+        let table = source.flow_table();
+        families.full.set(i64::from(table.full));
+        families.episodes.inc_by(table.episodes);
     }
 }
 
@@ -147,6 +153,8 @@ struct Families {
     ended: IntCounterVec,
     guarded: IntGauge,
     guard_failures: IntCounter,
+    full: IntGauge,
+    episodes: IntCounter,
 }
 
 impl Families {
@@ -185,10 +193,18 @@ impl Families {
                 "bulkhead_guard_attach_failures_total",
                 "Times that the guard could not be put on an interface.",
             )?,
+            full: IntGauge::new(
+                "bulkhead_flow_table_full",
+                "Whether new flows are denied for want of room in a flow table (1), or were in the last seconds.",
+            )?,
+            episodes: IntCounter::new(
+                "bulkhead_flow_table_full_episodes_total",
+                "How often a flow table became full since the agent started.",
+            )?,
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 14] {
+    fn all(&self) -> [&dyn Collector; 16] {
         [
             &self.flows,
             &self.packets,
@@ -204,6 +220,8 @@ impl Families {
             &self.ended,
             &self.guarded,
             &self.guard_failures,
+            &self.full,
+            &self.episodes,
         ]
     }
 }

@@ -46,6 +46,9 @@ impl Source for Fake {
     fn guard(&self) -> crate::guard::Counts {
         crate::guard::Counts { interfaces: 3, failures: 1 }
     }
+    fn flow_table(&self) -> crate::sockets::FlowTable {
+        crate::sockets::FlowTable { full: true, episodes: 3 }
+    }
     fn label(&self, identity: Identity) -> Arc<str> {
         match identity.0 {
             16 => "web".into(),
@@ -94,6 +97,8 @@ fn the_kernel_s_numbers_appear_with_zone_names() {
     has(&text, r#"bulkhead_flows_ended_total{reason="default"} 2"#);
     has(&text, "bulkhead_guarded_interfaces 3");
     has(&text, "bulkhead_guard_attach_failures_total 1");
+    has(&text, "bulkhead_flow_table_full 1");
+    has(&text, "bulkhead_flow_table_full_episodes_total 3");
     has(&text, "bulkhead_scrape_errors_total 0");
 }
 

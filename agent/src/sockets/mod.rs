@@ -1,13 +1,14 @@
 //! The part of the agent that works on sockets.
 //!
 //! It learns which namespaces and addresses are on this node ([`namespaces`]), adopts what lived before
-//! enforcement began ([`adopt`]), ends what lost its right ([`ending`]), and clears the flow table of
-//! flows that have expired ([`table`]). It is driven by state: an event only makes it look sooner.
+//! enforcement began ([`adopt`]), ends what lost its right ([`ending`]), clears the flow table of flows
+//! that have expired ([`table`]), and raises the alarm when it is full ([`alarm`]). It is driven by state: an event only makes it look sooner.
 //!
 //! Which way it fails: a socket that it cannot end stays denied by the kernel, packet by packet; an
 //! address that it has not seen is judged as one that is elsewhere, by the address alone.
 
 mod adopt;
+mod alarm;
 mod ending;
 mod namespaces;
 mod table;
@@ -21,6 +22,8 @@ use std::{
 
 use bulkhead_abi::{Addr, Event, EventKind, Reason};
 use bulkhead_policy::Image;
+
+pub use alarm::FlowTable;
 
 use crate::daemon::sweep::Sweeper;
 use crate::datapath::Reader;
@@ -42,6 +45,7 @@ pub struct SocketSweeper {
     namespaces: Namespaces,
     guards: Guards,
     ending: Ending,
+    alarm: alarm::Alarm,
     /// Receivers that were bound before the programs were there to see it.
     early: Vec<adopt::Early>,
     /// Told to the daemon last.
@@ -60,6 +64,7 @@ impl SocketSweeper {
             namespaces: Namespaces::new(root),
             guards: guards.clone(),
             ending: Ending::default(),
+            alarm: alarm::Alarm::default(),
             early: Vec::new(),
             told: None,
             scanned: now,
@@ -67,6 +72,7 @@ impl SocketSweeper {
             pruned: now,
         };
         sweeper.rescan();
+        sweeper.alarm.begin(reader);
         sweeper
     }
 
@@ -143,8 +149,9 @@ impl Sweeper for SocketSweeper {
         }
         if self.cleared.elapsed() >= CLEAR {
             self.cleared = Instant::now();
-            if let Err(error) = table::clear(&self.reader, &mut self.namespaces) {
-                tracing::warn!(%error, "cannot clear the flow table of expired flows");
+            match table::clear(&self.reader, &mut self.namespaces) {
+                Ok(flows) => self.alarm.look(&self.reader, flows),
+                Err(error) => tracing::warn!(%error, "cannot clear the flow table of expired flows"),
             }
         }
         if !self.early.is_empty() && self.pruned.elapsed() >= PRUNE {
@@ -156,6 +163,16 @@ impl Sweeper for SocketSweeper {
     fn after_commit(&mut self, image: &Arc<Image>) {
         // Judged by what the kernel holds, which is what its packets are judged by.
         self.ending.end_denied(&self.reader, &mut self.namespaces, image);
+        match table::forget_denied(&self.reader) {
+            Ok(0) => {}
+            Ok(flows) => {
+                tracing::info!(flows, "flows of workloads that are in another zone now are judged again")
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "cannot look for datagrams' flows that lost their right; those of workloads that just became known go on"
+            ),
+        }
     }
 
     fn locals(&mut self) -> Option<BTreeMap<Addr, u64>> {
@@ -169,5 +186,9 @@ impl Sweeper for SocketSweeper {
 
     fn ended(&self) -> Vec<(Reason, u64)> {
         self.ending.counts()
+    }
+
+    fn flow_table(&self) -> FlowTable {
+        self.alarm.state()
     }
 }

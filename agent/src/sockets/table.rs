@@ -1,20 +1,33 @@
-//! Clearing the flow tables, those of the guard, too. The kernel takes no notice of expired flows, so this only makes room.
+//! Clearing the flow tables, those of the guard, too: of what has expired, which only makes room, since
+//! the kernel takes no notice of it; and of datagrams' flows that were allowed to somebody who is in
+//! another zone by now.
+//!
+//! A new generation needs no help: the kernel judges again by itself. But a workload that comes to be
+//! known is no new generation, and what it had opened by then was judged by what it inherited.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use bulkhead_abi::{FlowKey, FlowState, Protocol};
-use bulkhead_core::track;
+use bulkhead_abi::{Addr, FlowKey, FlowState, Identity, Protocol, Side, Verdict, Workload};
+use bulkhead_core::{
+    endpoint,
+    judge::{self, Question, Sides},
+    tables::Policy,
+    track,
+};
 use bulkhead_sys::sock_diag::{Diag, Query};
 
 use super::namespaces::Namespaces;
 use crate::datapath::{DatapathError, Reader};
 
-/// Removes flows that have expired, and those of streams when their sockets are gone.
-pub(super) fn clear(reader: &Reader, namespaces: &mut Namespaces) -> Result<(), DatapathError> {
+/// Removes flows that have expired, and those of streams when their sockets are gone. How many there
+/// were.
+pub(super) fn clear(reader: &Reader, namespaces: &mut Namespaces) -> Result<usize, DatapathError> {
     let now = bulkhead_sys::clock::monotonic_ns();
     let (mut gone, mut held) = (Vec::new(), Vec::new());
-    for (key, flow) in reader.flows()? {
+    let flows = reader.flows()?;
+    let count = flows.len();
+    for (key, flow) in flows {
         let expired = track::is_expired(&flow, now, Protocol(key.protocol));
         if is_held(&key, &flow) && (expired || flow.flags & FlowState::FLAG_ADOPTED != 0) {
             held.push(key);
@@ -35,7 +48,51 @@ pub(super) fn clear(reader: &Reader, namespaces: &mut Namespaces) -> Result<(), 
     let fragments = maps.fragments.entries()?.into_iter();
     let late = fragments.filter(|(_, first)| now.saturating_sub(first.seen) > FRAGMENTS.as_nanos() as u64);
     maps.fragments.remove_all(&late.map(|(key, _)| key).collect::<Vec<_>>())?;
-    Ok(())
+    Ok(count)
+}
+
+/// Takes out datagrams' flows that were judged by the live generation between others than their ends are
+/// now, and that would be denied now. Streams are ended by their sockets.
+pub(super) fn forget_denied(reader: &Reader) -> Result<usize, DatapathError> {
+    let policy = Policy::live(reader);
+    let mut known = HashMap::new();
+    let mut resolve = |workload: &Workload, addr: &Addr| {
+        *known.entry((*workload, *addr)).or_insert_with(|| endpoint::resolve(&policy, workload, addr))
+    };
+    let mut denied = Vec::new();
+    for (key, flow) in reader.flows()? {
+        if key.protocol == Protocol::TCP.0 || !flow.judged.contains(&policy.generation()) {
+            continue;
+        }
+        let (low, high) = ((key.low, key.low_port), (key.high, key.high_port));
+        let opener_is_low = flow.flags & FlowState::FLAG_OPENER_LOW != 0;
+        let (opener, receiver) = if opener_is_low { (low, high) } else { (high, low) };
+        let (from, to) = (resolve(&flow.opener, &opener.0), resolve(&flow.receiver, &receiver.0));
+        // What goes to a virtual address is the guard's to judge.
+        if (from, to) == (flow.from, flow.to) || to == Identity::VIRTUAL {
+            continue;
+        }
+        let side = if flow.opener.is_known() { Side::Egress } else { Side::Ingress };
+        let protocol = Protocol(key.protocol);
+        let port = match protocol {
+            Protocol::ICMP => 8 << 8,
+            Protocol::ICMPV6 => 128 << 8,
+            _ => receiver.1,
+        };
+        let both = flow.opener.is_known() && flow.receiver.is_known();
+        let sides = if both { Sides::Both } else { Sides::One(side) };
+        let question = Question { from, to, protocol, port, sides };
+        let host = flow.netns != 0 && flow.netns == policy.control.host_netns;
+        if judge::judge(&policy, &question, || host.then_some(side)).verdict == Verdict::Deny {
+            denied.push(key);
+        }
+    }
+    // A commit in between rewrites what was read; it makes the kernel judge all of them again.
+    if reader.generation() != policy.generation() {
+        return Ok(0);
+    }
+    reader.sockets().maps().flows.remove_all(&denied)?;
+    Ok(denied.len())
 }
 
 /// How long the fragments of a packet are waited for; Linux gives up as soon.
