@@ -309,6 +309,11 @@ impl Peer {
         self.call(Call::JoinCgroup { path: cgroup.path().to_path_buf() }, LIMIT)
     }
 
+    /// As [`join_cgroup`](Peer::join_cgroup), by its path.
+    pub fn join_cgroup_at(&self, path: &Path) -> Called<()> {
+        self.call(Call::JoinCgroup { path: path.to_path_buf() }, LIMIT)
+    }
+
     fn call<T: FromAnswer>(&self, call: Call, limit: Duration) -> Called<T> {
         self.begin(call, limit).wait()
     }

@@ -4,3 +4,8 @@
 
 mod acts;
 mod again;
+mod opening;
+mod owners;
+mod ring;
+mod rules;
+mod source;
