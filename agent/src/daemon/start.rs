@@ -115,6 +115,8 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let tamper = Arc::new(Record::new(metrics.agent.tamper.clone()));
     let guard =
         guard.and_then(|guard| guards.start(guard, &tamper).map_err(|error| guards.fail(&error)).ok());
+    // What is behind the guarded interfaces is known before anybody is told that they are guarded.
+    sweeper.tick();
     if reader.adopting() {
         if let Some(image) = reconciler.image() {
             sweeper.adopt(image);

@@ -32,6 +32,8 @@ pub mod sock_diag;
 pub mod tc;
 #[cfg(test)]
 mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod tun;
 pub mod unix;
 
 pub use error::{Error, Result};

@@ -1,0 +1,93 @@
+//! Row 22: frames of packet sockets, which no socket layer sees.
+
+use bulkhead_tests::harness::threat::{Case, DB, Lab, Try, WEB, WEB6, at};
+use bulkhead_tests::harness::{Kind, Peer, wait_until};
+use bulkhead_tests::require_agent;
+
+use super::lab::{OPEN, datagram, lab, send_frame, threat};
+
+#[test]
+fn row_22_frames_of_packet_sockets_do_not_pass() {
+    require_agent!();
+    let lab = lab();
+    let mut threat = threat();
+    for (bypass, how) in [(false, ""), (true, ", past the queueing layer")] {
+        for v6 in [false, true] {
+            let out = move |run: &Try<'_>| {
+                let packet = datagram(if v6 { WEB6 } else { WEB }, &run.stranger(v6), run.port(OPEN), run);
+                run.on_wire(&run.lab.outside, &[packet.clone()], || {
+                    send_frame(&run.lab.web, "eth0", bypass, &packet)
+                })
+            };
+            let honest = move |run: &Try<'_>| {
+                run.datagram(&run.lab.web, &run.lab.outside, at(&run.stranger(v6), run.port(OPEN)))
+            };
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            threat = threat.case(
+                Case::new(&format!("to a port that is open, {family}{how}"))
+                    .attempt(out)
+                    .twin(honest)
+                    .counts("web", "world", "deny", "packet-socket", 1),
+            );
+        }
+        threat = threat.case(
+            Case::new(&format!("to another workload{how}"))
+                .attempt(move |run| {
+                    let packet = datagram(WEB, DB, run.port(OPEN), run);
+                    run.on_wire(&run.lab.db, &[packet.clone()], || {
+                        send_frame(&run.lab.web, "eth0", bypass, &packet)
+                    })
+                })
+                .twin(|run| run.datagram(&run.lab.web, &run.lab.db, at(DB, run.port(OPEN))))
+                .counts("web", "db", "deny", "packet-socket", 1),
+        );
+    }
+    threat.run(&lab).unwrap();
+}
+
+#[test]
+fn row_22_a_copy_of_a_live_flows_packet_does_not_pass() {
+    require_agent!();
+    let lab = lab();
+    let mut threat = threat();
+    for bypass in [false, true] {
+        threat = threat.case(
+            Case::new(&format!("a copy, bypass {bypass}"))
+                .attempt(move |run| {
+                    let copy = datagram(WEB, &run.stranger(false), run.port(OPEN), run);
+                    let live = live_flow(run.lab, &run.lab.web, run);
+                    let arrived = run.on_wire(&run.lab.outside, &[copy.clone()], || {
+                        send_frame(&run.lab.web, "eth0", bypass, &copy)
+                    });
+                    // The flow itself goes on.
+                    run.lab.web.exchange(&live.0, 1, std::time::Duration::from_secs(10))?;
+                    run.lab.web.close(&live.0)?;
+                    run.lab.outside.close(&live.1)?;
+                    arrived
+                })
+                .twin(|run| {
+                    run.datagram(&run.lab.web, &run.lab.outside, at(&run.stranger(false), run.port(OPEN)))
+                })
+                .counts("web", "world", "allow", "allow-rule", 1)
+                .counts("web", "world", "deny", "packet-socket", 1),
+        );
+    }
+    threat.run(&lab).unwrap();
+}
+
+/// A flow of `web`'s whose tuple is that of [`datagram`], with its receiver.
+fn live_flow(
+    lab: &Lab,
+    web: &Peer,
+    run: &Try<'_>,
+) -> (bulkhead_tests::harness::Socket, bulkhead_tests::harness::Socket) {
+    let receiver = lab.outside.udp_echo(at(&run.stranger(false), run.port(OPEN))).unwrap();
+    let dial = bulkhead_tests::harness::Dial::new(Kind::Udp, receiver.local);
+    let live = web.connect(&dial.from(at(WEB, 4000 + run.number))).unwrap();
+    // The first one waits for the neighbour's address, and may be lost.
+    wait_until(std::time::Duration::from_secs(10), "the flow lives", || {
+        web.exchange(&live, 1, std::time::Duration::from_secs(1)).is_ok()
+    })
+    .unwrap();
+    (live, receiver)
+}
