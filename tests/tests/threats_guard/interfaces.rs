@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use bulkhead_tests::harness::threat::{Case, Lab, Try, WEB, at};
+use bulkhead_tests::harness::packet::frame;
+use bulkhead_tests::harness::threat::{Case, DB, Lab, Try, WEB, at};
 use bulkhead_tests::harness::{Ns, Peer, wait_until};
 use bulkhead_tests::require_agent;
 
@@ -46,10 +47,8 @@ fn row_25_a_veth_that_comes_later_is_guarded() {
             Case::new("a frame by a new veth")
                 .attempt(|run| {
                     let packet = datagram(&second_way(run), &run.stranger(false), run.port(OPEN), run);
-                    let broadcast = bulkhead_tests::harness::packet::frame([0xff; 6], [2; 6], &packet);
-                    // To the hardware address of the node's end, whatever that is.
                     let to = hardware(run.lab, &format!("port{}", 20 + run.number));
-                    let framed = [&to[..], &broadcast[6..]].concat();
+                    let framed = frame(to, [2; 6], &packet);
                     run.on_wire(&run.lab.outside, &[packet], || {
                         let wire = run.lab.web.wire(&format!("late{}", 20 + run.number), true)?;
                         let _refused = run.lab.web.send(&wire, &framed, None);
@@ -108,7 +107,7 @@ fn row_25_a_macvlan_on_the_wire_is_no_way_round() {
                 .attempt(|run| {
                     let packet = datagram("10.99.1.60", &run.stranger(false), run.port(OPEN), run);
                     let to = hardware_of(run.lab.ns("outside").unwrap(), "eth0");
-                    let framed = bulkhead_tests::harness::packet::frame(to, [2; 6], &packet);
+                    let framed = frame(to, [2; 6], &packet);
                     run.on_wire(&run.lab.outside, &[packet], || {
                         let wire = mac.wire("mac0", false)?;
                         let _refused = mac.send(&wire, &framed, None);
@@ -153,7 +152,7 @@ fn row_25_what_a_program_writes_into_a_tun_is_judged() {
         )
         .case(
             Case::new("as another workload")
-                .attempt(|run| written(run, bulkhead_tests::harness::threat::DB, run.port(OPEN)))
+                .attempt(|run| written(run, DB, run.port(OPEN)))
                 .twin(|run| written(run, WEB, run.port(OPEN)))
                 .counts("db", "world", "deny", "spoofed", 1),
         )
