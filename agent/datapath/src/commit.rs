@@ -9,18 +9,19 @@
 mod plan;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::{Duration, Instant},
 };
 
 use bulkhead_abi::{
     Addr, Cell, Control, Identity, IdentityState, PairKey, RuleKey,
-    tables::{IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+    tables::{FailsafeKey, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
 use bulkhead_policy::{Image, Prefix, image::Ruleset};
 
 use crate::{
     DatapathError,
+    drift::Wanted,
     maps::{CONTROL_FLAGS, CONTROL_GENERATION, Maps},
     table::TrieKey,
 };
@@ -51,7 +52,7 @@ pub(crate) struct Mirror {
     identities: BTreeMap<Identity, IdentityState>,
     pairs: BTreeMap<PairKey, u32>,
     unions: BTreeMap<PairKey, Identity>,
-    rulesets: BTreeMap<u32, Vec<TrieKey<RuleKey>>>,
+    rulesets: BTreeMap<u32, Vec<(TrieKey<RuleKey>, Cell)>>,
 }
 
 impl Mirror {
@@ -102,11 +103,11 @@ impl Mirror {
         }
         // A ruleset that nothing live leads to may be half-written, and is not to be taken for whole.
         let live_rulesets: HashSet<u32> = mirror.pairs.values().copied().collect();
-        for (key, _) in maps.rules.entries()? {
+        for (key, cell) in maps.rules.entries()? {
             let data = key.data;
             let number = u32::from_be_bytes(data.ruleset);
             if live_rulesets.contains(&number) {
-                mirror.rulesets.entry(number).or_default().push(key);
+                mirror.rulesets.entry(number).or_default().push((key, cell));
             } else {
                 rest.no_rules.push(key);
             }
@@ -184,7 +185,51 @@ impl Mirror {
         self.unions.clone_from(&image.unions);
         self.rulesets.retain(|number, _| image.rulesets.contains_key(number));
         for (&number, ruleset) in &image.rulesets {
-            self.rulesets.entry(number).or_insert_with(|| keys(number, ruleset));
+            self.rulesets.entry(number).or_insert_with(|| entries(number, ruleset).collect());
+        }
+    }
+
+    /// What the tables should hold: what `image` says, which was committed last, where there is one;
+    /// else what was found in them at the start.
+    pub(crate) fn wanted<'a>(
+        &'a self,
+        image: Option<&'a Image>,
+        failsafe: &'a BTreeSet<FailsafeKey>,
+        control: Control,
+    ) -> Wanted<'a> {
+        let prefixes = image.map_or(&self.prefixes, |image| &image.prefixes);
+        let has_virtual = prefixes.values().any(|identity| *identity == Identity::VIRTUAL);
+        let flags = with_virtual(control.flags, has_virtual);
+        let control = Control { flags, ..control };
+        match image {
+            Some(image) => Wanted {
+                prefixes: &image.prefixes,
+                workloads: &image.workloads,
+                identities: &image.identities,
+                pairs: &image.pairs,
+                unions: &image.unions,
+                rules: image.rulesets.iter().flat_map(|(&number, set)| entries(number, set)).collect(),
+                failsafe,
+                control,
+            },
+            None => Wanted {
+                prefixes: &self.prefixes,
+                workloads: &self.workloads,
+                identities: &self.identities,
+                pairs: &self.pairs,
+                unions: &self.unions,
+                rules: self.rulesets.values().flatten().copied().collect(),
+                failsafe,
+                control,
+            },
+        }
+    }
+
+    /// The tables were written right after `image`, where rulesets may have had other content.
+    pub(crate) fn repaired(&mut self, image: Option<&Image>) {
+        if let Some(image) = image {
+            self.rulesets.clear();
+            self.adopt(image);
         }
     }
 
@@ -243,7 +288,7 @@ impl Mirror {
             .rulesets
             .iter()
             .filter(|(number, _)| !image.rulesets.contains_key(number))
-            .flat_map(|(_, keys)| keys.iter().copied())
+            .flat_map(|(_, entries)| entries.iter().map(|(key, _)| *key))
             .collect();
         Plan { prefixes, workloads, identities, pairs, new_unions, old_unions, new_rules, old_rules }
     }
@@ -277,11 +322,15 @@ impl Rest {
 /// Tells the programs whether the policy has virtual addresses.
 fn set_virtual(maps: &Maps, there_are: bool) -> Result<(), DatapathError> {
     let flags = maps.control.load(CONTROL_FLAGS)?;
-    let wanted = if there_are { flags | Control::FLAG_VIRTUAL } else { flags & !Control::FLAG_VIRTUAL };
+    let wanted = with_virtual(flags, there_are);
     if wanted != flags {
         maps.control.store(CONTROL_FLAGS, wanted)?;
     }
     Ok(())
+}
+
+fn with_virtual(flags: u64, there_are: bool) -> u64 {
+    if there_are { flags | Control::FLAG_VIRTUAL } else { flags & !Control::FLAG_VIRTUAL }
 }
 
 fn settle<T: Copy + PartialEq>(versions: [T; 2], live: usize, repair: impl FnOnce([T; 2])) -> T {
@@ -302,8 +351,4 @@ fn entries(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (TrieKey<Rule
         .entries()
         .iter()
         .map(move |entry| (TrieKey { bits: entry.bits, data: entry.key(number) }, entry.cell))
-}
-
-fn keys(number: u32, ruleset: &Ruleset) -> Vec<TrieKey<RuleKey>> {
-    entries(number, ruleset).map(|(key, _)| key).collect()
 }

@@ -5,6 +5,7 @@
 //! pinned: when the agent dies, the kernel goes on with the last generation.
 
 mod commit;
+pub mod drift;
 mod error;
 mod events;
 pub mod guard;
@@ -35,6 +36,7 @@ pub use programs::embedded;
 pub use reader::{EndpointQuery, KernelAnswer, ProgramStats, Reader};
 
 use commit::Mirror;
+use drift::Drift;
 use maps::{CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_HOST};
 use programs::Loaded;
 
@@ -89,6 +91,10 @@ pub struct Datapath {
     maps_dir: PathBuf,
     cgroup_root: PathBuf,
     running: bool,
+    /// What was last written to the control block.
+    control: Control,
+    /// What was last written to the table of failsafe ports.
+    failsafe: BTreeSet<FailsafeKey>,
 }
 
 impl Datapath {
@@ -117,6 +123,8 @@ impl Datapath {
             maps_dir,
             cgroup_root: options.cgroup_root.to_owned(),
             running,
+            control: Control { generation: maps.generation()?, host_netns: host, flags },
+            failsafe: BTreeSet::new(),
             maps,
         };
         if fresh || !running {
@@ -162,7 +170,25 @@ impl Datapath {
 
     /// Makes an image live. Writes what differs, and nothing when nothing does.
     pub fn commit(&mut self, image: &Image) -> Result<Commit, DatapathError> {
-        self.mirror.commit(&self.maps, image)
+        let commit = self.mirror.commit(&self.maps, image);
+        // Also one that failed may have gone live.
+        self.control.generation = self.maps.generation()?;
+        commit
+    }
+
+    /// Reads every table of the policy back and compares it with `image`, which was committed last; if
+    /// this process has committed none, with what was found at the start.
+    pub fn verify(&self, image: Option<&Image>) -> Result<Drift, DatapathError> {
+        drift::find(&self.maps, self.mirror.wanted(image, &self.failsafe, self.control))
+    }
+
+    /// Writes right what [`Datapath::verify`] found with the same `image`, and has every flow judged
+    /// again by a new generation, which is answered.
+    pub fn repair(&mut self, drift: &Drift, image: Option<&Image>) -> Result<u64, DatapathError> {
+        self.control.generation = drift::repair(&self.maps, drift)?;
+        self.mirror.repaired(image);
+        bulkhead_sys::rcu::grace_period()?;
+        Ok(self.control.generation)
     }
 
     /// Follows workloads under an unchanged policy; how many entries were touched.
@@ -201,6 +227,7 @@ impl Datapath {
         let generation = self.maps.generation()?;
         self.maps.control.store(CONTROL_FLAGS, flags)?;
         self.maps.control.store(CONTROL_GENERATION, generation + 1)?;
+        self.control = Control { generation: generation + 1, flags, ..self.control };
         // The next commit writes the version that the last generation reads.
         Ok(bulkhead_sys::rcu::grace_period()?)
     }
@@ -226,7 +253,9 @@ impl Datapath {
         let gone: Vec<_> = held.difference(&wanted).copied().collect();
         let new: Vec<_> = wanted.difference(&held).map(|&key| (key, 0)).collect();
         self.maps.failsafe.remove_all(&gone)?;
-        self.maps.failsafe.set_all(&new)
+        self.maps.failsafe.set_all(&new)?;
+        self.failsafe = wanted;
+        Ok(())
     }
 }
 

@@ -7,18 +7,21 @@ use super::table::{Table, ago};
 use super::{Format, Result, Verdict};
 use crate::config::Selection;
 use crate::control::client::ClientError;
-use crate::control::protocol::{GuardView, Status};
+use crate::control::protocol::{DriftView, GuardView, Status};
 use crate::control::{Client, Reply, Request};
 use crate::datapath::Reader;
 use crate::instance::Instance;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 the policy folder is enforced as it is, 1 it is not (its last reload \
-                        failed, or no agent runs), 2 wrong usage.")]
+                        failed, or no agent runs; with --verify, the kernel's tables differed), 2 wrong usage.")]
 pub(super) struct Args {
     /// How it is printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Read the kernel's tables back, compare them with the policy, and write right what differs
+    #[arg(long)]
+    verify: bool,
 }
 
 /// What `--format json` prints when no agent answers.
@@ -34,6 +37,9 @@ struct Absent<'a> {
 impl Args {
     pub(super) fn run(self, selection: &Selection) -> Result<Verdict> {
         let instance = super::instance(selection)?;
+        if self.verify {
+            return self.verify(&instance);
+        }
         let replies = match Client::new(&instance.control_path()).ask(&Request::Status) {
             Err(ClientError::NotRunning(_)) => return self.absent(&instance),
             answer => answer?,
@@ -50,6 +56,22 @@ impl Args {
             Format::Text => super::print(&text(&status))?,
         }
         Ok(if status.policy.error.is_none() { Verdict::Fine } else { Verdict::Findings })
+    }
+
+    fn verify(&self, instance: &Instance) -> Result<Verdict> {
+        let replies = Client::new(&instance.control_path()).ask(&Request::Verify)?;
+        let drift = replies
+            .into_iter()
+            .find_map(|reply| match reply {
+                Reply::Drift(drift) => Some(drift),
+                _ => None,
+            })
+            .ok_or_else(|| anyhow!("the agent did not compare; is it of this version?"))?;
+        match self.format {
+            Format::Json => super::print_json(&drift)?,
+            Format::Text => super::print(&differences(&drift))?,
+        }
+        Ok(if drift.differing == 0 { Verdict::Fine } else { Verdict::Findings })
     }
 
     fn absent(&self, instance: &Instance) -> Result<Verdict> {
@@ -103,6 +125,14 @@ fn text(status: &Status) -> String {
     );
     let loaded = policy.last_success.map_or_else(|| "never by this agent".to_owned(), ago);
     line("loaded", format!("{loaded}, in {:.1} ms", policy.last_duration * 1e3));
+    if let Some(at) = status.verified {
+        let found = match (status.drift, status.drift_repaired) {
+            (0, 0) => "the kernel's tables are as written".to_owned(),
+            (0, before) => format!("the kernel's tables are as written; {before} entries were not, before"),
+            (now, _) => format!("{now} ENTRIES DIFFERED from what was written"),
+        };
+        line("verified", format!("{}: {found}", ago(at)));
+    }
     if let Some(error) = &policy.error {
         let since = policy.failing_since.map(ago).unwrap_or_default();
         line("RELOAD", format!("FAILED, since {since}; what is enforced is the last good policy"));
@@ -148,6 +178,29 @@ fn guard(guard: &GuardView) -> String {
     }
     text.push_str(&format!("\nguarded interfaces\n{}", table.render("  ")));
     text
+}
+
+fn differences(drift: &DriftView) -> String {
+    if drift.differing == 0 {
+        return format!("the kernel holds the policy as it is (compared in {:.1} ms)\n", drift.took * 1e3);
+    }
+    let mut table = Table::new(&["TABLE", "KEY", "THE KERNEL HELD", "THE POLICY SAYS"]);
+    let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
+    for entry in &drift.entries {
+        table.row([entry.table.clone(), entry.key.clone(), side(&entry.held), side(&entry.wanted)]);
+    }
+    let more = drift.differing - drift.entries.len().min(drift.differing);
+    let more = if more == 0 { String::new() } else { format!("  and {more} more\n") };
+    let now = if drift.repaired {
+        "they are written right now; find out who changed them"
+    } else {
+        "they could NOT be written right; see the agent's log"
+    };
+    format!(
+        "{} entries of the kernel's tables were not what the policy says\n{}{more}{now}\n",
+        drift.differing,
+        table.render("  ")
+    )
 }
 
 fn tables(status: &Status) -> String {

@@ -79,6 +79,7 @@ struct File {
     guard: Option<guard::Table>,
     metrics: Option<Spanned<String>>,
     flow_capacity: Option<Spanned<u32>>,
+    verify_seconds: Option<u32>,
     log: Option<Log>,
     run_dir: Option<PathBuf>,
     pin_dir: Option<PathBuf>,
@@ -128,6 +129,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         config.flow_capacity = *capacity.as_ref();
     }
+    super::replace(&mut config.verify_seconds, file.verify_seconds);
     if let Some(name) = file.name {
         crate::instance::check_name(name.as_ref())
             .map_err(|error| mistake(name.span(), error.to_string()))?;
@@ -209,6 +211,7 @@ mod tests {
             failsafe = { ingress = [], egress = ["udp/53"] }
             metrics = "[::1]:1"
             flow_capacity = 7
+            verify_seconds = 5
             run_dir = "/r"
             pin_dir = "/b"
             name = "lab"
@@ -226,6 +229,7 @@ mod tests {
             failsafe: vec![ports::parse_key(Side::Egress, "udp/53").unwrap()],
             metrics: Some("[::1]:1".parse().unwrap()),
             flow_capacity: 7,
+            verify_seconds: 5,
             log_format: LogFormat::Json,
             log_level: "debug".to_owned(),
             run_dir: "/r".into(),

@@ -43,6 +43,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Entries of the flow table; only read when the maps are first made.
     pub flow_capacity: u32,
+    /// Seconds between two comparisons of the kernel's tables with the policy; 0 is only when asked.
+    pub verify_seconds: u32,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Level of the log, or comma-separated `target=level` directives.
@@ -112,6 +114,9 @@ pub struct Flags {
     /// Entries of the flow table, when the maps are first made
     #[arg(long, value_name = "N")]
     pub flow_capacity: Option<u32>,
+    /// Seconds between two comparisons of the kernel's tables with the policy; 0 for only when asked
+    #[arg(long, value_name = "N")]
+    pub verify_seconds: Option<u32>,
     /// Form of the log
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
@@ -168,6 +173,7 @@ impl Default for Config {
             failsafe: ports::default_failsafe(),
             metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9642))),
             flow_capacity: limits::FLOWS,
+            verify_seconds: 30,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
             run_dir: PathBuf::from("/run/bulkhead"),
@@ -218,6 +224,7 @@ impl Config {
         replace(&mut self.log_format, flags.log_format);
         replace(&mut self.log_level, flags.log_level);
         replace(&mut self.flow_capacity, flags.flow_capacity);
+        replace(&mut self.verify_seconds, flags.verify_seconds);
         replace_some(&mut self.object, flags.object);
         if let Some(mode) = flags.mode {
             self.mode = mode;

@@ -23,6 +23,8 @@ pub enum Request {
     Flows(FlowFilter),
     /// [`Reply::Explanation`].
     Explain(Question),
+    /// [`Reply::Drift`].
+    Verify,
     /// Stop the daemon and leave enforcement on; answered before it stops.
     Stop,
 }
@@ -39,6 +41,8 @@ pub enum Reply {
     Flow(Box<FlowView>),
     /// See [`Explanation`].
     Explanation(Box<Explanation>),
+    /// See [`DriftView`].
+    Drift(DriftView),
     /// The last line of an answer that is whole.
     Done,
     /// The last line of one that is not.
@@ -108,6 +112,15 @@ pub struct Status {
     pub lost: BTreeMap<String, u64>,
     /// Live flows that the agent ended, by reason.
     pub flows_ended: BTreeMap<String, u64>,
+    /// When the kernel's tables were last compared with the policy.
+    #[serde(default)]
+    pub verified: Option<f64>,
+    /// Entries of them that differed then.
+    #[serde(default)]
+    pub drift: usize,
+    /// Entries that were written right since the agent started.
+    #[serde(default)]
+    pub drift_repaired: usize,
     /// Kernel objects of the agent that somebody took away or replaced, the latest first.
     #[serde(default)]
     pub tamper: Vec<TamperView>,
@@ -138,6 +151,32 @@ pub struct PolicyStatus {
     pub error: Option<String>,
     /// Since when.
     pub failing_since: Option<f64>,
+}
+
+/// How the kernel's tables differ from the policy in force.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DriftView {
+    /// Entries that differed.
+    pub differing: usize,
+    /// Whether they are right now.
+    pub repaired: bool,
+    /// How long looking took, in seconds.
+    pub took: f64,
+    /// The first thousand of them.
+    pub entries: Vec<DriftEntryView>,
+}
+
+/// An entry of a kernel table that is not what the policy says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DriftEntryView {
+    /// Its table.
+    pub table: String,
+    /// Its key.
+    pub key: String,
+    /// What the kernel held; absent if the entry was missing.
+    pub held: Option<String>,
+    /// What it should hold; absent if there should be no such entry.
+    pub wanted: Option<String>,
 }
 
 /// Something that was done to a kernel object of the agent, and what the agent did.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::RunError;
 use super::snapshot::Shared;
 use crate::config::Config;
-use crate::control::protocol::{Explanation, FlowFilter, Question, Reply, Request};
+use crate::control::protocol::{DriftView, Explanation, FlowFilter, Question, Reply, Request};
 use crate::control::server::Answers;
 use crate::datapath::{MapUsage, ProgramStats, Reader};
 use crate::explain::Case;
@@ -36,6 +36,8 @@ const PULSE: Duration = Duration::from_secs(30);
 /// What the reconciler is asked to do.
 #[derive(Debug)]
 pub enum Command {
+    /// Compare the kernel's tables with the policy, and write right what differs.
+    Verify(oneshot::Sender<Result<DriftView, String>>),
     /// Stop; answered at once.
     Stop(oneshot::Sender<()>),
 }
@@ -99,6 +101,10 @@ impl Answers for Admin {
             Request::Zones => Ok(self.zones()?.into_iter().map(Reply::Zone).collect()),
             Request::Flows(filter) => self.filtered_flows(&filter),
             Request::Explain(question) => Ok(vec![Reply::Explanation(Box::new(self.explain(&question)?))]),
+            Request::Verify => {
+                let (answer, answered) = oneshot::channel();
+                Ok(vec![Reply::Drift(self.command(Command::Verify(answer), answered)??)])
+            }
             Request::Stop => {
                 let (answer, answered) = oneshot::channel();
                 self.command(Command::Stop(answer), answered)?;

@@ -8,7 +8,7 @@ use bulkhead_abi::Addr;
 use bulkhead_sys::lock::Lock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use super::RunError;
 use super::admin::Command;
@@ -17,6 +17,7 @@ use super::reconcile::{Outcome, Reconciler};
 use super::snapshot::Shared;
 use super::watch_events::EventLoop;
 use crate::cgroups::CgroupFollower;
+use crate::control::protocol::DriftView;
 use crate::datapath::Datapath;
 use crate::guard::Running;
 use crate::systemd::Notifier;
@@ -48,6 +49,8 @@ pub(super) struct Daemon {
     pub(super) requests: mpsc::Receiver<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) notifier: Notifier,
+    /// How often the kernel's tables are compared with the policy, unasked.
+    pub(super) verify: Option<Duration>,
 }
 
 impl Daemon {
@@ -60,6 +63,9 @@ impl Daemon {
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
+        // At once for the first time: somebody may have been at the tables while no agent ran.
+        let mut verify = interval(self.verify.unwrap_or(RESCAN));
+        verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.notifier.ready(&self.status());
         loop {
             tokio::select! {
@@ -69,11 +75,15 @@ impl Daemon {
                 _ = rescan.tick() => self.reload(),
                 Some(()) = self.relinked.recv() => self.judge_again(),
                 Some(locals) = self.learned.recv() => self.learn(locals),
-                Some(Command::Stop(answer)) = self.requests.recv() => {
+                _ = verify.tick(), if self.verify.is_some() => { self.verify_tables().ok(); }
+                Some(command) = self.requests.recv() => match command {
                     // Whoever asked may have gone.
-                    let _ = answer.send(());
-                    return self.stop("asked to");
-                }
+                    Command::Verify(answer) => { let _ = answer.send(self.verify_tables()); }
+                    Command::Stop(answer) => {
+                        let _ = answer.send(());
+                        return self.stop("asked to");
+                    }
+                },
                 _ = terminate.recv() => return self.stop("SIGTERM"),
                 _ = interrupt.recv() => return self.stop("SIGINT"),
                 _ = hang_up.recv() => {
@@ -119,6 +129,17 @@ impl Daemon {
         if let Some(image) = self.reconciler.image() {
             self.event_loop.committed(image);
         }
+    }
+
+    /// Compares the kernel's tables with the policy, and writes right what differs.
+    fn verify_tables(&mut self) -> Result<DriftView, String> {
+        let verified = self.reconciler.verify()?;
+        if !verified.drift.is_empty() {
+            // What was opened by false entries is ended.
+            self.judge_again();
+        }
+        let labels = Arc::clone(&self.shared.snapshot().labels);
+        Ok(super::drift::answer(&verified, |identity| labels.get(identity).to_string()))
     }
 
     fn learn(&mut self, locals: BTreeMap<Addr, u64>) {

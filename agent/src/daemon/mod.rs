@@ -4,6 +4,7 @@
 //! on sockets; and the admin, which answers. Stopping the daemon stops none of the enforcement.
 
 pub mod admin;
+mod drift;
 pub mod folder;
 pub mod labels;
 mod life;

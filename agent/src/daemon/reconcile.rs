@@ -15,6 +15,7 @@ use bulkhead_policy::{Compiler, Facts, Image, Model};
 use super::labels::Labels;
 use super::snapshot::{Failure, Shared};
 use super::state::StateFile;
+use crate::datapath::drift::Drift;
 use crate::datapath::{Commit, Datapath, DatapathError};
 use crate::metrics::AgentMetrics;
 
@@ -29,6 +30,10 @@ pub trait Kernel: Send {
     fn commit(&mut self, image: &Image) -> Result<Commit, Self::Error>;
     /// See [`Datapath::set_workloads`].
     fn set_workloads(&mut self, image: &Image) -> Result<usize, Self::Error>;
+    /// See [`Datapath::verify`].
+    fn verify(&self, image: Option<&Image>) -> Result<Drift, Self::Error>;
+    /// See [`Datapath::repair`].
+    fn repair(&mut self, drift: &Drift, image: Option<&Image>) -> Result<u64, Self::Error>;
 }
 
 impl Kernel for Datapath {
@@ -40,6 +45,14 @@ impl Kernel for Datapath {
 
     fn set_workloads(&mut self, image: &Image) -> Result<usize, DatapathError> {
         Datapath::set_workloads(self, image)
+    }
+
+    fn verify(&self, image: Option<&Image>) -> Result<Drift, DatapathError> {
+        Datapath::verify(self, image)
+    }
+
+    fn repair(&mut self, drift: &Drift, image: Option<&Image>) -> Result<u64, DatapathError> {
+        Datapath::repair(self, drift, image)
     }
 }
 
@@ -142,6 +155,43 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
     /// What is enforced, if this process knows.
     pub fn image(&self) -> Option<&Arc<Image>> {
         self.image.as_ref()
+    }
+
+    /// Reads the kernel's tables back, and writes right what differs from what is enforced. Between
+    /// commits, so that whatever differs was changed by somebody else.
+    pub fn verify(&mut self) -> Result<Verified, String> {
+        let begun = Instant::now();
+        let image = self.image.as_deref();
+        let drift = self.kernel.verify(image).map_err(|error| {
+            tracing::warn!(%error, "the kernel's tables cannot be compared with the policy");
+            error.to_string()
+        })?;
+        let took = begun.elapsed();
+        let entries = drift.entries.len();
+        let mut repaired = true;
+        if !drift.is_empty() {
+            let label = |identity| self.labels.get(identity).to_string();
+            super::drift::tell(&drift, label);
+            match self.kernel.repair(&drift, image) {
+                Ok(generation) => {
+                    self.shared.update(|snapshot| snapshot.generation = generation);
+                    tracing::warn!(
+                        finding = "drift",
+                        entries,
+                        generation,
+                        "the kernel's tables were written right"
+                    );
+                }
+                Err(error) => {
+                    repaired = false;
+                    tracing::error!(finding = "drift", %error, "the kernel's tables cannot be written right");
+                }
+            }
+        }
+        tracing::debug!(entries, took_us = micros(took), "the kernel's tables were compared with the policy");
+        self.metrics.verified(entries, repaired);
+        self.shared.update(|snapshot| snapshot.drift.looked(entries, repaired, took));
+        Ok(Verified { drift, repaired, took })
     }
 
     /// Reads the folder and makes the kernel follow.
@@ -315,6 +365,17 @@ impl<K: Kernel, P: Policies> Reconciler<K, P> {
             }
         });
     }
+}
+
+/// What a look at the kernel's tables came to.
+#[derive(Debug)]
+pub struct Verified {
+    /// What differed.
+    pub drift: Drift,
+    /// Whether it is right now.
+    pub repaired: bool,
+    /// How long looking took.
+    pub took: Duration,
 }
 
 /// A policy that is in force.

@@ -9,6 +9,7 @@ use bulkhead_policy::model::CgroupPattern;
 use bulkhead_policy::{Prefix, Zone};
 
 use super::*;
+use crate::datapath::drift::{DriftEntry, Key};
 use crate::datapath::{MapUsage, ProgramStats};
 use crate::metrics::kernel::Rows;
 use crate::metrics::{Metrics, Source};
@@ -19,6 +20,7 @@ struct FakeKernel {
     commits: usize,
     workloads: usize,
     broken: bool,
+    drifted: usize,
 }
 
 impl Kernel for FakeKernel {
@@ -37,6 +39,27 @@ impl Kernel for FakeKernel {
     fn set_workloads(&mut self, _: &Image) -> Result<usize, Self::Error> {
         self.workloads += 1;
         Ok(1)
+    }
+
+    fn verify(&self, _: Option<&Image>) -> Result<Drift, Self::Error> {
+        let entry = || DriftEntry {
+            table: "WORKLOADS",
+            key: Key::Workload(7),
+            held: None,
+            wanted: Some("identity 5".to_owned()),
+        };
+        let mut drift = Drift::default();
+        drift.entries.extend((0..self.drifted).map(|_| entry()));
+        Ok(drift)
+    }
+
+    fn repair(&mut self, _: &Drift, _: Option<&Image>) -> Result<u64, Self::Error> {
+        if self.broken {
+            return Err("it is read-only");
+        }
+        self.drifted = 0;
+        self.generation += 1;
+        Ok(self.generation)
     }
 }
 
@@ -217,4 +240,29 @@ fn numbers_are_stored_before_the_kernel_hears_of_them() {
     let path = scene._dir.path().join("numbers.json");
     let (_, numbers, _) = StateFile::open(&path, true).unwrap();
     assert!(!numbers.is_empty());
+}
+
+#[test]
+fn drift_is_written_right_and_shown_until_the_next_look() {
+    let mut scene = scene();
+    let gauge = |scene: &Scene| {
+        let page = String::from_utf8(scene.metrics.text().unwrap()).unwrap();
+        let row = |name: &str| {
+            page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok()).unwrap()
+        };
+        (row("bulkhead_policy_drift_entries "), row("bulkhead_policy_drift_repaired_total "))
+    };
+    assert!(scene.reconciler.verify().unwrap().drift.is_empty());
+    assert_eq!(gauge(&scene), (0, 0));
+    scene.reconciler.kernel.drifted = 3;
+    assert!(scene.reconciler.verify().unwrap().repaired);
+    assert_eq!(gauge(&scene), (3, 3));
+    assert_eq!(scene.shared.snapshot().generation, 1, "flows are judged again");
+    let drift = scene.shared.snapshot().drift;
+    assert_eq!((drift.entries, drift.repaired), (3, 3));
+    assert!(scene.reconciler.verify().unwrap().drift.is_empty());
+    assert_eq!(gauge(&scene), (0, 3));
+    (scene.reconciler.kernel.drifted, scene.reconciler.kernel.broken) = (2, true);
+    assert!(!scene.reconciler.verify().unwrap().repaired);
+    assert_eq!(gauge(&scene), (2, 3));
 }

@@ -34,6 +34,29 @@ pub struct Snapshot {
     pub last_duration: Duration,
     /// Why the folder as it is now is not enforced.
     pub failure: Option<Failure>,
+    /// How the kernel's tables were when they were last compared with the policy.
+    pub drift: DriftSeen,
+}
+
+/// What looks at the kernel's tables came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DriftSeen {
+    /// When the last look was.
+    pub at: Option<SystemTime>,
+    /// How long it took.
+    pub took: Duration,
+    /// Entries that differed then.
+    pub entries: usize,
+    /// Entries that were written right since the agent started.
+    pub repaired: usize,
+}
+
+impl DriftSeen {
+    /// A look found so many entries that differed.
+    pub fn looked(&mut self, entries: usize, repaired: bool, took: Duration) {
+        let repaired = self.repaired + if repaired { entries } else { 0 };
+        *self = Self { at: Some(SystemTime::now()), took, entries, repaired };
+    }
 }
 
 /// A reload that failed.

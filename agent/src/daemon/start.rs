@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bulkhead_abi::Addr;
 use bulkhead_policy::{Compiler, Facts};
@@ -146,6 +146,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     };
     let watch_kernel =
         Watch::start(watchlist, Arc::clone(&tamper), judge_again).map_err(io("start the tamper watch"))?;
+    let verify = (config.verify_seconds > 0).then(|| Duration::from_secs(u64::from(config.verify_seconds)));
     let (commands, requests) = mpsc::channel(16);
     let started = SystemTime::now();
     let admin =
@@ -166,6 +167,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         requests,
         shared,
         notifier: Notifier::from_env(),
+        verify,
     })
 }
 

@@ -70,6 +70,9 @@ impl Admin {
                 .into_iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), count))
                 .collect(),
+            verified: snapshot.drift.at.map(unix),
+            drift: snapshot.drift.entries,
+            drift_repaired: snapshot.drift.repaired,
             tamper: self.tamper.findings().into_iter().map(tamper_view).collect(),
             unreadable,
         }

@@ -37,6 +37,8 @@ pub struct AgentMetrics {
     reloads: IntCounterVec,
     reload_errors: IntCounter,
     scrape_errors: IntCounter,
+    drift: IntGauge,
+    drift_repaired: IntCounter,
     /// What was tampered with in the kernel, by object and action.
     pub tamper: IntCounterVec,
 }
@@ -94,6 +96,14 @@ impl AgentMetrics {
                 "bulkhead_scrape_errors_total",
                 "Kernel tables that could not be read for a scrape; their metrics were left out.",
             )?,
+            drift: IntGauge::new(
+                "bulkhead_policy_drift_entries",
+                "Entries of the kernel's tables that were not what the policy says, at the last look.",
+            )?,
+            drift_repaired: IntCounter::new(
+                "bulkhead_policy_drift_repaired_total",
+                "Entries of the kernel's tables that were written right.",
+            )?,
             tamper: IntCounterVec::new(
                 Opts::new(
                     "bulkhead_tamper_total",
@@ -116,6 +126,8 @@ impl AgentMetrics {
         registry.register(Box::new(metrics.reloads.clone()))?;
         registry.register(Box::new(metrics.reload_errors.clone()))?;
         registry.register(Box::new(metrics.scrape_errors.clone()))?;
+        registry.register(Box::new(metrics.drift.clone()))?;
+        registry.register(Box::new(metrics.drift_repaired.clone()))?;
         registry.register(Box::new(metrics.tamper.clone()))?;
         Ok(metrics)
     }
@@ -129,6 +141,14 @@ impl AgentMetrics {
         self.reloads.with_label_values(&[result]).inc();
         if changed {
             self.reload_duration.observe(took.as_secs_f64());
+        }
+    }
+
+    /// The kernel's tables were compared with the policy.
+    pub fn verified(&self, differing: usize, repaired: bool) {
+        self.drift.set(i64::try_from(differing).unwrap_or(i64::MAX));
+        if repaired {
+            self.drift_repaired.inc_by(differing as u64);
         }
     }
 
