@@ -4,7 +4,7 @@
 //! sockets and state never meet, because every path below is derived from one name, and the name from
 //! the subtree. The state file lives beside the lock on a tmpfs: it lasts exactly as long as the pins.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bulkhead_sys::lock::Lock;
@@ -129,6 +129,8 @@ impl Instance {
     pub fn lock(&self) -> Result<Lock, InstanceError> {
         let file = |source| InstanceError::File { path: self.dir.clone(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(file)?;
+        // One that was there may be open to others.
+        std::fs::set_permissions(&self.dir, std::fs::Permissions::from_mode(0o700)).map_err(file)?;
         Lock::acquire(&self.lock_path(), &format!("the agent of {}", self.cgroup_root.display()))
             .map_err(|source| InstanceError::Locked { name: self.name.clone(), source })
     }

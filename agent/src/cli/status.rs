@@ -7,7 +7,7 @@ use super::table::{Table, ago};
 use super::{Format, Result, Verdict};
 use crate::config::Selection;
 use crate::control::client::ClientError;
-use crate::control::protocol::{DriftView, GuardView, Status};
+use crate::control::protocol::{DriftView, GuardView, PrivilegesView, Status};
 use crate::control::{Client, Reply, Request};
 use crate::datapath::Reader;
 use crate::instance::Instance;
@@ -113,6 +113,7 @@ fn text(status: &Status) -> String {
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
     line("guards", status.cgroup_root.display().to_string());
     line("mode", status.mode.as_str().to_owned());
+    line("privileges", privileges(&status.privileges));
     let enforcing = if status.enforcing { "" } else { " (not in force yet)" };
     line("generation", format!("{}{enforcing}", status.generation));
     line("policy", policy.folder.display().to_string());
@@ -178,6 +179,15 @@ fn guard(guard: &GuardView) -> String {
     }
     text.push_str(&format!("\nguarded interfaces\n{}", table.render("  ")));
     text
+}
+
+fn privileges(held: &PrivilegesView) -> String {
+    let beyond = held.bounding.iter().filter(|name| !held.capabilities.contains(name)).count();
+    let beyond = if beyond == 0 { String::new() } else { format!(" (and {beyond} within bounds)") };
+    let capabilities = held.capabilities.join(" ");
+    let gain = if held.no_new_privileges { "no new privileges" } else { "NEW PRIVILEGES POSSIBLE" };
+    let calls = if held.seccomp == "filter" { "system calls filtered" } else { "SYSTEM CALLS NOT FILTERED" };
+    format!("{capabilities}{beyond}; {gain}; {calls}")
 }
 
 fn differences(drift: &DriftView) -> String {

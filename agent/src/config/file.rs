@@ -9,7 +9,7 @@ use bulkhead_abi::verdict::Side;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, LogFormat, Mode, guard, ports};
+use super::{Config, LogFormat, Mode, Sandbox, guard, ports};
 
 /// Why the agent's configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,7 @@ struct File {
     metrics: Option<Spanned<String>>,
     flow_capacity: Option<Spanned<u32>>,
     verify_seconds: Option<u32>,
+    sandbox: Option<Sandbox>,
     log: Option<Log>,
     run_dir: Option<PathBuf>,
     pin_dir: Option<PathBuf>,
@@ -130,6 +131,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         config.flow_capacity = *capacity.as_ref();
     }
     super::replace(&mut config.verify_seconds, file.verify_seconds);
+    super::replace(&mut config.sandbox, file.sandbox);
     if let Some(name) = file.name {
         crate::instance::check_name(name.as_ref())
             .map_err(|error| mistake(name.span(), error.to_string()))?;
@@ -212,6 +214,7 @@ mod tests {
             metrics = "[::1]:1"
             flow_capacity = 7
             verify_seconds = 5
+            sandbox = "off"
             run_dir = "/r"
             pin_dir = "/b"
             name = "lab"
@@ -230,6 +233,7 @@ mod tests {
             metrics: Some("[::1]:1".parse().unwrap()),
             flow_capacity: 7,
             verify_seconds: 5,
+            sandbox: Sandbox::Off,
             log_format: LogFormat::Json,
             log_level: "debug".to_owned(),
             run_dir: "/r".into(),

@@ -45,6 +45,8 @@ pub struct Config {
     pub flow_capacity: u32,
     /// Seconds between two comparisons of the kernel's tables with the policy; 0 is only when asked.
     pub verify_seconds: u32,
+    /// Whether the running agent's system calls are filtered.
+    pub sandbox: Sandbox,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Level of the log, or comma-separated `target=level` directives.
@@ -82,6 +84,17 @@ impl Mode {
     }
 }
 
+/// Whether the running agent's system calls are filtered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// They are.
+    #[default]
+    On,
+    /// They are not: for debuggers, and where the filter is in the way.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -117,6 +130,9 @@ pub struct Flags {
     /// Seconds between two comparisons of the kernel's tables with the policy; 0 for only when asked
     #[arg(long, value_name = "N")]
     pub verify_seconds: Option<u32>,
+    /// Whether the running agent's system calls are filtered; `on` unless something is in the way
+    #[arg(long, value_enum)]
+    pub sandbox: Option<Sandbox>,
     /// Form of the log
     #[arg(long, value_enum)]
     pub log_format: Option<LogFormat>,
@@ -174,6 +190,7 @@ impl Default for Config {
             metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9642))),
             flow_capacity: limits::FLOWS,
             verify_seconds: 30,
+            sandbox: Sandbox::On,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
             run_dir: PathBuf::from("/run/bulkhead"),
@@ -225,6 +242,7 @@ impl Config {
         replace(&mut self.log_level, flags.log_level);
         replace(&mut self.flow_capacity, flags.flow_capacity);
         replace(&mut self.verify_seconds, flags.verify_seconds);
+        replace(&mut self.sandbox, flags.sandbox);
         replace_some(&mut self.object, flags.object);
         if let Some(mode) = flags.mode {
             self.mode = mode;

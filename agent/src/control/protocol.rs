@@ -112,6 +112,9 @@ pub struct Status {
     pub lost: BTreeMap<String, u64>,
     /// Live flows that the agent ended, by reason.
     pub flows_ended: BTreeMap<String, u64>,
+    /// What the agent may do.
+    #[serde(default)]
+    pub privileges: PrivilegesView,
     /// When the kernel's tables were last compared with the policy.
     #[serde(default)]
     pub verified: Option<f64>,
@@ -151,6 +154,19 @@ pub struct PolicyStatus {
     pub error: Option<String>,
     /// Since when.
     pub failing_since: Option<f64>,
+}
+
+/// What the agent may do, as the kernel tells of the thread that answers; all threads are alike.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PrivilegesView {
+    /// Capabilities, by name.
+    pub capabilities: Vec<String>,
+    /// Capabilities that a program which it started could get.
+    pub bounding: Vec<String>,
+    /// Whether nothing that it starts can get more privileges.
+    pub no_new_privileges: bool,
+    /// `filter` where system calls are filtered, else `off`.
+    pub seccomp: String,
 }
 
 /// How the kernel's tables differ from the policy in force.

@@ -71,6 +71,7 @@ pub enum RunError {
 /// Runs until it is told to stop; enforcement stays on.
 pub fn run(config: Config) -> Result<(), RunError> {
     crate::privilege::check()?;
+    crate::privilege::make_files_private();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -123,6 +123,8 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         }
         reconciler.kernel().begin_enforcement()?;
     }
+    // The last moment with one thread.
+    crate::privilege::confine(config.sandbox)?;
     shared.update(|snapshot| {
         snapshot.enforcing = true;
         snapshot.generation = reader.generation();

@@ -12,9 +12,11 @@ use super::admin::Admin;
 use super::snapshot::Snapshot;
 use crate::config::display_failsafe;
 use crate::control::protocol::{
-    FailsafeView, FlowFilter, FlowView, MapView, PolicyStatus, ProgramView, Status, TamperView, ZoneView,
+    FailsafeView, FlowFilter, FlowView, MapView, PolicyStatus, PrivilegesView, ProgramView, Status,
+    TamperView, ZoneView,
 };
 use crate::explain::rule_by_number;
+use crate::privilege::Privileges;
 use crate::tamper::Finding;
 
 impl Admin {
@@ -26,6 +28,10 @@ impl Admin {
         let programs = readable(&mut unreadable, "programs", self.reader.programs());
         let failsafe = readable(&mut unreadable, "failsafe", self.reader.failsafe());
         let losses = readable(&mut unreadable, "losses", self.reader.losses());
+        let privileges = Privileges::read().unwrap_or_else(|error| {
+            unreadable.push(format!("privileges: {error}"));
+            Privileges::default()
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -70,6 +76,12 @@ impl Admin {
                 .into_iter()
                 .map(|(reason, count)| (reason.as_str().to_owned(), count))
                 .collect(),
+            privileges: PrivilegesView {
+                capabilities: privileges.capabilities,
+                bounding: privileges.bounding,
+                no_new_privileges: privileges.no_new_privileges,
+                seccomp: privileges.seccomp.to_owned(),
+            },
             verified: snapshot.drift.at.map(unix),
             drift: snapshot.drift.entries,
             drift_repaired: snapshot.drift.repaired,

@@ -28,6 +28,7 @@ pub mod packet;
 pub mod pin;
 pub mod program;
 pub mod rcu;
+pub mod seccomp;
 pub mod sock_diag;
 pub mod tc;
 #[cfg(test)]
