@@ -415,7 +415,9 @@ impl Agent {
         Ok(bulkhead::instance::Instance::new(&config, &super::cgroup::mount()?)?.name)
     }
 
-    fn run_folder(&self) -> PathBuf {
+    /// The folder of its lock, control socket and state.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
         self.dir.path().join("run").join(&self.name)
     }
 

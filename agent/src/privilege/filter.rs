@@ -20,19 +20,21 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// Installs the filters for the calling thread and all that it will make.
 pub(super) fn install() -> Result<(), PrivilegeError> {
     let refused = |error: String| PrivilegeError::Filter(error);
+    let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
     let filters = [
-        compile(deadly(), SeccompAction::Allow, SeccompAction::KillProcess),
-        compile(plain(&[libc::SYS_clone3]), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32)),
+        (compile(deadly(), SeccompAction::Allow, SeccompAction::KillProcess), true),
+        // Each new thread asks once, which is nothing to log.
+        (compile(plain(&[libc::SYS_clone3]), SeccompAction::Allow, errno(libc::ENOSYS)), false),
         // The last one: it does not let another follow.
-        compile(allowed(), SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow),
+        (compile(allowed(), errno(libc::EPERM), SeccompAction::Allow), true),
     ];
-    for filter in filters {
+    for (filter, log) in filters {
         let program = filter.map_err(|error| refused(error.to_string()))?;
         let program: Vec<Instruction> = program
             .iter()
             .map(|step| Instruction { code: step.code, jt: step.jt, jf: step.jf, k: step.k })
             .collect();
-        seccomp::install(&program).map_err(|error| refused(error.to_string()))?;
+        seccomp::install(&program, log).map_err(|error| refused(error.to_string()))?;
     }
     Ok(())
 }

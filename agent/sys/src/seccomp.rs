@@ -6,12 +6,13 @@ use crate::{Error, Result};
 pub use libc::sock_filter as Instruction;
 
 /// Lets `filter` judge every system call of the calling thread from now on, and of all threads that it
-/// makes; what is not allowed is also told to the kernel's log (seccomp(2), Linux 4.14). Several filters
-/// add up, and the strictest answer counts. It cannot be taken off again.
+/// makes (seccomp(2), Linux 4.14). Several filters add up, and the strictest answer counts. With `log`,
+/// what this one does not allow is told to the kernel's log. It cannot be taken off again.
 ///
 /// Errors: EACCES unless the thread may gain no new privileges (or has CAP_SYS_ADMIN), EINVAL for a
 /// filter that is none, or where the kernel has no filters.
-pub fn install(filter: &[Instruction]) -> Result<()> {
+pub fn install(filter: &[Instruction], log: bool) -> Result<()> {
+    let flags = if log { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len())
             .map_err(|_| Error::from_errno("seccomp(SECCOMP_SET_MODE_FILTER)", libc::EINVAL))?,
@@ -23,7 +24,7 @@ pub fn install(filter: &[Instruction]) -> Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_LOG,
+            flags,
             &raw const program,
         )
     };
