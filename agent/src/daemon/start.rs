@@ -111,6 +111,8 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     }
     let guard = guard_kernel(reconciler.kernel(), &config.guard)?;
     let attached = reconciler.kernel().attach()?;
+    // Programs are in the kernel, and no other thread runs yet.
+    crate::privilege::confine(config.sandbox)?;
     // Behind the programs at the cgroup: what they have judged is not judged again.
     let tamper = Arc::new(Record::new(metrics.agent.tamper.clone()));
     let guard =
@@ -123,8 +125,6 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         }
         reconciler.kernel().begin_enforcement()?;
     }
-    // The last moment with one thread.
-    crate::privilege::confine(config.sandbox)?;
     shared.update(|snapshot| {
         snapshot.enforcing = true;
         snapshot.generation = reader.generation();

@@ -114,6 +114,7 @@ const BPF: &[u64] = &[
     7,  // OBJ_GET
     11, // PROG_GET_NEXT_ID, for what programs cost
     13, // PROG_GET_FD_BY_ID
+    14, // MAP_GET_FD_BY_ID, to tell a program from its successor
     15, // OBJ_GET_INFO_BY_FD
     16, // PROG_QUERY
     24, // MAP_LOOKUP_BATCH
