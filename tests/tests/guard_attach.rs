@@ -303,7 +303,7 @@ fn programs_of_others_are_left_in_peace() {
 }
 
 #[test]
-fn taken_off_or_pushed_aside_it_comes_back_and_gives_way_in_the_end() {
+fn row_26_taken_off_or_pushed_aside_it_comes_back_and_gives_way_in_the_end() {
     require_agent!();
     let lab = Lab::new(&[]);
     let port = lab.index("port0");
@@ -317,9 +317,29 @@ fn taken_off_or_pushed_aside_it_comes_back_and_gives_way_in_the_end() {
     });
     eprintln!("put back after {took:?}");
 
-    // Its pin is removed.
+    // Its pin is removed, which takes nothing off: the agent holds the link.
+    let before = lab.rows(port)[0][0].link;
     std::fs::remove_file(&link).unwrap();
+    assert_eq!(lab.rows(port)[0].first().map(|attached| attached.link), Some(before));
     soon("it is put back", || lab.pinned(port) && lab.is_guarded(port));
+    assert_eq!(lab.rows(port)[0][0].link, before);
+
+    // Another program is put into it.
+    let ours = lab.rows(port)[0][0].program;
+    let lax = classifier();
+    bulkhead_sys::link::update(bulkhead_sys::pin::open(&link).unwrap().as_fd(), lax.as_fd(), None).unwrap();
+    soon("ours is put back", || lab.rows(port)[0][0].program == ours && lab.rows(port)[0][0].link == before);
+    let findings = lab.agent.status().unwrap().tamper;
+    let found = |object: &str, how: &str| {
+        findings.iter().any(|finding| {
+            (&*finding.object, &*finding.how, &*finding.action) == (object, how, "restored")
+                && finding.name == "guard of port0"
+        })
+    };
+    assert!(
+        found("link", "missing") && found("link-pin", "missing") && found("link", "replaced"),
+        "{findings:?}"
+    );
 
     // Somebody comes in before it, again and again.
     let pushy = classifier();

@@ -25,10 +25,12 @@ use bulkhead_sys::{link::tcx, netns::NetNs, tc::Hook};
 
 use crate::{
     DatapathError, Maps,
+    keep::Harm,
     maps::CONTROL_HOST,
     programs::{Loaded, is_same},
 };
 use filters::Filters;
+use links::{Found, Held};
 
 /// How the programs hang on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +75,8 @@ pub struct Standing {
     /// Programs of others that stand between ours and the wire: whoever comes in may pass them and not
     /// us, whoever leaves is changed behind us. By name, with the direction.
     pub between: Vec<String>,
+    /// What somebody did to a link or its pin, where both programs are still on the hook.
+    pub harm: Option<Harm>,
 }
 
 /// The guard of one instance.
@@ -81,6 +85,7 @@ pub struct Guard {
     attachment: Attachment,
     programs: [GuardProgram; 2],
     links: PathBuf,
+    held: Held,
     filters: Filters,
     maps: Arc<Maps>,
     interfaces: BTreeMap<u32, Interface>,
@@ -116,6 +121,7 @@ impl Guard {
             attachment,
             programs: [ingress?, egress?],
             links: links.to_owned(),
+            held: Held::new(),
             filters: Filters::open(&NetNs::current()?, links)?,
             interfaces: maps.interfaces.entries()?.into_iter().collect(),
             maps: Arc::clone(maps),
@@ -134,7 +140,7 @@ impl Guard {
         let mut done = Hung::Kept;
         for program in &mut self.programs {
             done = done.max(match self.attachment {
-                Attachment::Tcx => links::attach(program, &self.links, interface)?,
+                Attachment::Tcx => links::attach(program, &mut self.held, &self.links, interface)?,
                 Attachment::Clsact => self.filters.attach(program, interface)?,
             });
         }
@@ -144,7 +150,7 @@ impl Guard {
     /// Takes both off; also where the interface is gone, or went to another namespace.
     pub fn detach(&mut self, interface: u32) -> Result<(), DatapathError> {
         for program in &self.programs {
-            links::detach(&self.links, program.name, interface)?;
+            links::detach(&mut self.held, &self.links, program.name, interface)?;
         }
         self.filters.detach(interface)
     }
@@ -160,20 +166,27 @@ impl Guard {
     pub fn take_other_off(&mut self) -> Result<(), DatapathError> {
         match self.attachment {
             Attachment::Tcx => self.filters.detach_all().map(drop),
-            Attachment::Clsact => links::detach_all(&self.links).map(drop),
+            Attachment::Clsact => {
+                self.held.clear();
+                links::detach_all(&self.links).map(drop)
+            }
         }
     }
 
     /// How the guard stands on an interface.
     pub fn standing(&mut self, interface: u32) -> Result<Standing, DatapathError> {
-        let mut standing = Standing { whole: true, between: Vec::new() };
-        for program in &self.programs {
+        let mut standing = Standing { whole: true, ..Standing::default() };
+        for program in &mut self.programs {
             let found = match self.attachment {
-                Attachment::Tcx => links::between(&self.links, program, interface)?,
-                Attachment::Clsact => self.filters.between(program, interface)?,
+                Attachment::Tcx => links::look(&mut self.held, program, interface)?,
+                Attachment::Clsact => {
+                    let between = self.filters.between(program, interface)?;
+                    between.map(|between| Found { between, harm: None })
+                }
             };
             match found {
-                Some(names) => {
+                Some(Found { between: names, harm }) => {
+                    standing.harm = standing.harm.or(harm);
                     let way = match program.hook {
                         Hook::Ingress => "before ours at ingress",
                         Hook::Egress => "after ours at egress",

@@ -180,6 +180,12 @@ impl State {
                 let failed = self.held.get(&index).is_some_and(|held| held.problem.is_some());
                 let action = if failed { Action::Failed } else { Action::Restored };
                 self.tell((Object::Link, How::Missing), &name, action, begun.elapsed(), "");
+            } else if let Some(harm) = standing.harm {
+                let name = held.name.clone();
+                self.hang(index, begun, None);
+                let failed = self.held.get(&index).is_some_and(|held| held.problem.is_some());
+                let action = if failed { Action::Failed } else { Action::Restored };
+                self.tell((harm.object, harm.how), &name, action, begun.elapsed(), "");
             } else if standing.between == held.between {
                 // As it was left.
             } else if standing.between.is_empty() {
