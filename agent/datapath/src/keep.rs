@@ -30,11 +30,6 @@ pub trait Watched: Send {
 
     /// Puts right what [`Watched::check`] has just found.
     fn restore(&mut self, harm: Harm) -> Result<(), DatapathError>;
-
-    /// Whether somebody else may have a right to the place, so that it is left to them when they insist.
-    fn gives_way(&self) -> bool {
-        false
-    }
 }
 
 /// How it is.
@@ -42,8 +37,6 @@ pub trait Watched: Send {
 pub enum Condition {
     /// As it should be.
     Intact,
-    /// What it hung on is no more (an interface): there is nothing to watch any longer.
-    Gone,
     /// Somebody was at it.
     Harmed(Harm),
 }

@@ -29,7 +29,7 @@ use crate::guard::Guards;
 use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::systemd::Notifier;
-use crate::tamper::{Record, Watch, Watchlist};
+use crate::tamper::{Record, Watch};
 use crate::watch::FolderWatch;
 
 /// Brings everything up. On error, what was not there before is taken away again.
@@ -139,15 +139,14 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     if let Some(image) = reconciler.image() {
         event_loop.committed(image);
     }
-    let watchlist = Arc::new(Watchlist::default());
-    reconciler.kernel().watched()?.into_iter().for_each(|thing| watchlist.add(thing));
+    let watched = reconciler.kernel().watched()?;
     let (relink, relinked) = mpsc::unbounded_channel();
     let judge_again = move || {
         // Nobody hears of it while the daemon stops.
         let _ = relink.send(());
     };
     let watch_kernel =
-        Watch::start(watchlist, Arc::clone(&tamper), judge_again).map_err(io("start the tamper watch"))?;
+        Watch::start(watched, Arc::clone(&tamper), judge_again).map_err(io("start the tamper watch"))?;
     let verify = (config.verify_seconds > 0).then(|| Duration::from_secs(u64::from(config.verify_seconds)));
     let (commands, requests) = mpsc::channel(16);
     let started = SystemTime::now();

@@ -11,7 +11,7 @@ mod record;
 mod watch;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,45 +23,6 @@ use watch::Entry;
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Everything that is watched; things may come and go while it is.
-#[derive(Default)]
-pub struct Watchlist(Mutex<Vec<Entry>>);
-
-impl Watchlist {
-    /// Watches `thing` from the next look on, in the place of one of the same name.
-    pub fn add(&self, thing: Box<dyn Watched>) {
-        let mut entries = self.entries();
-        entries.retain(|entry| entry.name() != thing.name());
-        entries.push(Entry::new(thing));
-    }
-
-    /// Watches the thing with this name no longer. Do so before you take it away.
-    pub fn remove(&self, name: &str) {
-        self.entries().retain(|entry| entry.name() != name);
-    }
-
-    /// Looks at everything once; whether a link was made anew.
-    fn look(&self, now: Instant, record: &Record) -> bool {
-        let mut relinked = false;
-        self.entries().retain_mut(|entry| {
-            let look = entry.look(now, record);
-            relinked |= look.relinked;
-            look.keep
-        });
-        relinked
-    }
-
-    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl std::fmt::Debug for Watchlist {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.entries().iter().map(Entry::name)).finish()
-    }
-}
-
 /// The watch; it ends when this is dropped, and nothing is put back from then on.
 #[derive(Debug)]
 pub struct Watch {
@@ -70,17 +31,22 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts to watch. `relinked` is called after a link was made anew: what was opened while it was off
+    /// Starts to watch over `things`. `relinked` is called after a link was made anew: what was opened while it was off
     /// has yet to be judged.
     pub fn start(
-        things: Arc<Watchlist>,
+        things: Vec<Box<dyn Watched>>,
         record: Arc<Record>,
         relinked: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
+        let mut entries: Vec<Entry> = things.into_iter().map(Entry::new).collect();
         let watch = move || {
             while stopped.recv_timeout(PERIOD) == Err(mpsc::RecvTimeoutError::Timeout) {
-                if things.look(Instant::now(), &record) {
+                let now = Instant::now();
+                // All of them at each look: no short cut.
+                let made =
+                    entries.iter_mut().map(|entry| entry.look(now, &record)).filter(|made| *made).count();
+                if made > 0 {
                     relinked();
                 }
             }

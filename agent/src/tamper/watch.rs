@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::record::{Action, Record};
 use crate::datapath::keep::{Condition, Harm, Object, Watched};
 
-/// A thing that was put right more often than this within [`MINUTE`] is fought over: no more is said of
-/// each time, and who may give way does.
+/// A thing that was put right more often than this within [`MINUTE`] is fought over, and no more is said of
+/// each time.
 const FIGHT: usize = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -17,33 +17,17 @@ pub(super) struct Entry {
     /// When it was put right lately.
     restored: VecDeque<Instant>,
     fought: bool,
-    /// Left to who insists on it.
-    given_up: bool,
     /// What was last said about it that did not work.
     complaint: Option<String>,
 }
 
-/// What came of a look.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Look {
-    /// Whether there still is something to watch.
-    pub(super) keep: bool,
-    /// Whether a link was made anew.
-    pub(super) relinked: bool,
-}
-
 impl Entry {
     pub(super) fn new(thing: Box<dyn Watched>) -> Self {
-        Self { thing, restored: VecDeque::new(), fought: false, given_up: false, complaint: None }
+        Self { thing, restored: VecDeque::new(), fought: false, complaint: None }
     }
 
-    pub(super) fn name(&self) -> &str {
-        self.thing.name()
-    }
-
-    /// Looks, and puts right what is not.
-    pub(super) fn look(&mut self, now: Instant, record: &Record) -> Look {
-        const STAYS: Look = Look { keep: true, relinked: false };
+    /// Looks, and puts right what is not; whether a link was made anew.
+    pub(super) fn look(&mut self, now: Instant, record: &Record) -> bool {
         while self.restored.front().is_some_and(|at| now.duration_since(*at) > MINUTE) {
             self.restored.pop_front();
         }
@@ -51,10 +35,8 @@ impl Entry {
             Ok(Condition::Intact) => {
                 self.complaint = None;
                 self.fought &= !self.restored.is_empty();
-                STAYS
+                false
             }
-            Ok(Condition::Gone) => Look::default(),
-            Ok(Condition::Harmed(harm)) if self.given_up && harm.object == Object::Order => STAYS,
             Ok(Condition::Harmed(harm)) => self.put_right(harm, now, record),
             Err(error) => {
                 let name = self.thing.name();
@@ -63,27 +45,14 @@ impl Entry {
                     tracing::warn!(name, %error, "cannot see whether a kernel object is as it should be");
                     self.complaint = Some(complaint);
                 }
-                STAYS
+                false
             }
         }
     }
 
-    fn put_right(&mut self, harm: Harm, now: Instant, record: &Record) -> Look {
+    fn put_right(&mut self, harm: Harm, now: Instant, record: &Record) -> bool {
         let Harm { object, how } = harm;
         let fighting = self.restored.len() >= FIGHT;
-        if fighting && self.thing.gives_way() {
-            self.given_up = true;
-            record.note(object, self.thing.name(), how, Action::GaveWay, Duration::ZERO);
-            let (object, name) = (object.as_str(), self.thing.name());
-            tracing::error!(
-                finding = "tamper",
-                object,
-                name,
-                action = Action::GaveWay.as_str(),
-                "somebody insists on a place that is ours, and is left in it until the agent starts again"
-            );
-            return Look { keep: true, relinked: false };
-        }
         let begun = Instant::now();
         let result = self.thing.restore(harm);
         let took = begun.elapsed();
@@ -126,7 +95,7 @@ impl Entry {
                 }
             }
         }
-        Look { keep: true, relinked: object == Object::Link && action == Action::Restored }
+        object == Object::Link && action == Action::Restored
     }
 }
 
