@@ -102,14 +102,14 @@ pub extern "C" fn guard_first_fragment(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn guard_transit(skb: *mut __sk_buff, state: *const State) -> u32 {
-    with(skb, state, |guard, state| parts::transit(guard, state).to_code())
+    measured(skb, state, |guard, state| parts::transit(guard, state).to_code())
 }
 
 /// [`parts::open`]; an outcome's code.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn guard_open(skb: *mut __sk_buff, state: *const State) -> u32 {
-    with(skb, state, |guard, state| parts::open(guard, state).to_code())
+    measured(skb, state, |guard, state| parts::open(guard, state).to_code())
 }
 
 /// [`parts::refuse`]; a verdict's code.
@@ -165,6 +165,16 @@ fn with(skb: *mut __sk_buff, state: *const State, work: impl FnOnce(&Frame, &Sta
     // SAFETY: null or, by the verifier's word, a whole state.
     match unsafe { state.as_ref() } {
         Some(state) => work(&Frame::of(skb), state),
+        None => Verdict::Deny as u32,
+    }
+}
+
+/// The same for work that counts bytes or reads them.
+#[inline(always)]
+fn measured(skb: *mut __sk_buff, state: *const State, work: impl FnOnce(&Frame, &State) -> u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_ref() } {
+        Some(state) => work(&Frame::measured(skb), state),
         None => Verdict::Deny as u32,
     }
 }
