@@ -34,6 +34,7 @@ pub use events::EventStream;
 pub use maps::{MapUsage, Maps};
 pub use programs::embedded;
 pub use reader::{EndpointQuery, KernelAnswer, ProgramStats, Reader};
+pub use trial::TrialFrame;
 
 use commit::Mirror;
 use drift::Drift;

@@ -15,7 +15,7 @@ use aya::{
     maps::MapInfo,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program, ProgramError,
-        ProgramInfo,
+        ProgramInfo, SchedClassifier,
         links::{FdLink, LinkError, PinnedLink},
     },
 };
@@ -113,6 +113,14 @@ impl Loaded {
         let fd = program.fd().map_err(error)?.as_fd().try_clone_to_owned();
         let fd = fd.map_err(|source| error(ProgramError::IOError(source)))?;
         Ok((fd, program.info().map_err(error)?))
+    }
+
+    /// A program of the guard, to be run by hand.
+    pub(crate) fn trial_program(&self, name: &'static str) -> Result<&SchedClassifier, DatapathError> {
+        match self.object.program(name) {
+            Some(Program::SchedClassifier(program)) => Ok(program),
+            _ => Err(DatapathError::Missing(name)),
+        }
     }
 
     /// Attaches every program to the cgroup, or puts it into its pinned link.

@@ -79,6 +79,22 @@ impl Source {
         Drawn { policy, conversations, receivers }
     }
 
+    /// The next policy, with virtual addresses, and flows as interfaces carry them, each with its opener's
+    /// port. Cgroups are those that are heard of, or unknown.
+    pub fn draw_forwarded(&mut self, zones: usize, rules: usize, flows: usize) -> (Policy, Vec<(Flow, u16)>) {
+        let Case { model, facts, flows } = self.sample(testing::cases(zones, rules, flows));
+        let facts = Facts { cgroups: self.ids.clone(), ..facts };
+        let image = compile(&model, &facts, &mut self.numbers).unwrap();
+        let policy = Policy { model, facts, image, guarded: true };
+        let flows = flows.into_iter().map(|flow| {
+            // Of the question that reaches the guard, nothing is left to anybody else.
+            let flow = Flow { guarded: false, ..self.as_sent(flow) };
+            (flow, self.next_port())
+        });
+        let flows = flows.collect();
+        (policy, flows)
+    }
+
     pub fn sample<S: Strategy>(&mut self, strategy: S) -> S::Value {
         strategy.new_tree(&mut self.runner).unwrap().current()
     }
@@ -118,13 +134,17 @@ impl Source {
             Place::Receiver => flow.from.cgroup = None,
             Place::Both => {}
         }
+        Conversation::new(flow, place, self.next_port(), cgroups)
+    }
+
+    fn next_port(&mut self) -> u16 {
         self.port = match self.port + 1 {
             // Services of the generated policies.
             32_766 => 32_770,
             port => port,
         };
         assert!(self.port < 65_000, "no ports left: draw fewer cases");
-        Conversation::new(flow, place, self.port, cgroups)
+        self.port
     }
 
     /// The cgroup that an end's socket is in.

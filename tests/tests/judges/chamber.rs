@@ -5,20 +5,28 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
 use bulkhead_abi::{Counter, CounterKey, Direction, Event};
-use bulkhead_datapath::{Datapath, EventStream, Options, Reader};
+use bulkhead_datapath::{Datapath, EventStream, Options, Reader, TrialFrame};
 use bulkhead_policy::Image;
 use bulkhead_sys::netns::NetNs;
-use bulkhead_tests::harness::Cgroup;
+use bulkhead_tests::harness::{Cgroup, Ns};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// A packet for the programs, and a place in the order of answers.
+/// A packet for the programs.
 type Packet = (Direction, Vec<u8>);
+
+/// What a thread does with the programs.
+type Work = Box<dyn FnOnce(&Datapath) + Send>;
+
+/// The bits of the mark that the guard has by default.
+pub const GUARD_MARK: u32 = 0xffff_0000;
 
 pub struct Chamber {
     pub reader: Reader,
@@ -34,8 +42,7 @@ pub struct Chamber {
 /// A thread in a cgroup.
 struct Hand {
     cgroup: u64,
-    packets: Option<Sender<Vec<Packet>>>,
-    verdicts: Receiver<Vec<bool>>,
+    work: Option<Sender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,25 +50,34 @@ impl Chamber {
     /// Loads the programs, attached to nothing, and puts a thread into each cgroup; paths are below the
     /// node's root, which is "". A path that begins with ".." is beside the root.
     pub fn new(paths: &[&str]) -> Chamber {
+        Chamber::within(paths, GUARD_MARK, None)
+    }
+
+    /// The same with the threads in a network namespace, and the guard's bits of the mark.
+    pub fn within(paths: &[&str], guard_mark: u32, ns: Option<&Ns>) -> Chamber {
         bulkhead_sys::mount::ensure_bpffs().unwrap();
         let tree = Tree::new(paths);
         let name = format!("bh-judges-{}", std::process::id());
         let pins = Path::new(bulkhead_sys::mount::BPFFS).join(name);
+        // Another kernel object than the one built in, to hold it against this host build.
+        let object = std::env::var_os("BULKHEAD_JUDGED_OBJECT").map(PathBuf::from);
         let options = Options {
             pins: &pins,
             cgroup_root: &tree.node(),
             audit: false,
             failsafe: &[],
             flow_capacity: 4096,
-            guard_mark: 0xffff_0000,
-            object: None,
+            guard_mark,
+            object: object.as_deref(),
         };
         let (mut datapath, _) = Datapath::open(&options).unwrap();
         datapath.begin_enforcement().unwrap();
         let (reader, events) = (datapath.reader(), datapath.events().unwrap());
         let netns = NetNs::current().unwrap().cookie().unwrap();
         let datapath = Arc::new(RwLock::new(datapath));
-        let hands = paths.iter().map(|path| (path.to_string(), Hand::new(&tree.path(path), &datapath)));
+        let ns = ns.map(Ns::path);
+        let hand = |path: &str| Hand::new(&tree.path(path), ns.as_deref(), &datapath);
+        let hands = paths.iter().map(|path| (path.to_string(), hand(path)));
         let hands = hands.collect();
         Chamber { reader, netns, datapath, events, seen: BTreeMap::new(), hands, tree, pins }
     }
@@ -83,9 +99,27 @@ impl Chamber {
 
     /// Lets the programs judge packets at sockets of a cgroup, in order; whether each passes.
     pub fn run(&self, path: &str, packets: Vec<Packet>) -> Vec<bool> {
-        let hand = &self.hands[path];
-        hand.packets.as_ref().unwrap().send(packets).unwrap();
-        hand.verdicts.recv().expect("the thread's own message says what went wrong")
+        self.with(path, |datapath| {
+            let judge = |(direction, bytes): Packet| datapath.test_run(direction, &bytes).unwrap();
+            packets.into_iter().map(judge).collect()
+        })
+    }
+
+    /// Lets the guard judge a frame that a thread of the cgroup sends; what its program returned, and the
+    /// mark that came out.
+    pub fn run_guard(&self, path: &str, frame: &TrialFrame) -> (i32, u32) {
+        let frame = frame.clone();
+        self.with(path, move |datapath| datapath.test_guard(&frame).unwrap())
+    }
+
+    /// Lets the thread in a cgroup do something.
+    fn with<T: Send + 'static>(&self, path: &str, work: impl FnOnce(&Datapath) -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        let work = Box::new(move |datapath: &Datapath| {
+            let _ = done.send(work(datapath));
+        });
+        self.hands[path].work.as_ref().unwrap().send(work).unwrap();
+        result.recv().expect("the thread's own message says what went wrong")
     }
 
     /// What was counted since the last call; keys that did not move are left out.
@@ -122,26 +156,26 @@ impl Drop for Chamber {
 }
 
 impl Hand {
-    fn new(cgroup: &Path, datapath: &Arc<RwLock<Datapath>>) -> Hand {
-        let (packets, work) = mpsc::channel::<Vec<Packet>>();
-        let (done, verdicts) = mpsc::channel();
+    fn new(cgroup: &Path, ns: Option<&Path>, datapath: &Arc<RwLock<Datapath>>) -> Hand {
+        let (work, todo) = mpsc::channel::<Work>();
         let (datapath, threads) = (Arc::clone(datapath), cgroup.join("cgroup.threads"));
+        let ns = ns.map(|ns| fs::File::open(ns).unwrap());
         let thread = std::thread::spawn(move || {
             fs::write(&threads, "0").unwrap();
-            for packets in work {
-                let datapath = datapath.read().unwrap();
-                let judge = |(direction, bytes): Packet| datapath.test_run(direction, &bytes).unwrap();
-                let verdicts = packets.into_iter().map(judge).collect();
-                let _ = done.send(verdicts);
+            if let Some(ns) = ns {
+                move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            }
+            for work in todo {
+                work(&datapath.read().unwrap());
             }
         });
-        Hand { cgroup: id(cgroup), packets: Some(packets), verdicts, thread: Some(thread) }
+        Hand { cgroup: id(cgroup), work: Some(work), thread: Some(thread) }
     }
 }
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        self.packets = None;
+        self.work = None;
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

@@ -16,6 +16,7 @@
 mod cases;
 mod chamber;
 mod conversation;
+mod guard;
 mod mangled;
 mod policy;
 mod sockets;

@@ -54,7 +54,12 @@ impl Policy {
     /// the same, the receiver's where nothing stands behind the opener's.
     pub fn decide(&self, flow: &Flow, asked: Asked) -> Decision {
         let flow = &Flow { guarded: flow.guarded && self.guarded, ..flow.clone() };
-        let decision = oracle::judge(&self.model, &self.facts, flow);
+        self.decide_between(&self.party(&flow.from), &self.party(&flow.to), flow, asked)
+    }
+
+    /// The same for two parties; of `flow` its ends are not looked at.
+    pub fn decide_between(&self, from: &Party, to: &Party, flow: &Flow, asked: Asked) -> Decision {
+        let decision = oracle::judge_parties(&self.model, from, to, flow);
         let (egress, ingress) = (decision.egress, decision.ingress);
         let side: SideDecision = match asked {
             Asked::Opener => egress,
@@ -64,20 +69,25 @@ impl Policy {
             Asked::Both => egress,
         };
         let rule = side.rule.map(|rule| rule.location.to_string());
-        Decision { label: (self.name(&flow.from), self.name(&flow.to), side.verdict, side.reason), rule }
+        Decision { label: (name(from), name(to), side.verdict, side.reason), rule }
     }
 
     /// What becomes of a packet that no rule can judge: the zones of the end at hand say how bad it is.
     pub fn anomaly(&self, own: &Endpoint, from: &Endpoint, to: &Endpoint, reason: Reason) -> Decision {
-        let (verdict, reason) = match self.party(own) {
+        let (verdict, reason) = self.badness(&self.party(own), reason);
+        Decision { label: (self.name(from), self.name(to), verdict, reason), rule: None }
+    }
+
+    /// The verdict on what no rule can judge, for an end.
+    pub fn badness(&self, own: &Party, reason: Reason) -> (Verdict, Reason) {
+        match own {
             Party::World | Party::Node | Party::Virtual => (Verdict::Allow, Reason::Open),
             Party::Zones(names) => {
                 let enforcing =
                     names.iter().any(|name| self.model.zone(name).is_some_and(|z| z.mode == Mode::Enforce));
                 (if enforcing { Verdict::Deny } else { Verdict::Audit }, reason)
             }
-        };
-        Decision { label: (self.name(from), self.name(to), verdict, reason), rule: None }
+        }
     }
 
     pub fn is_zoned(&self, end: &Endpoint) -> bool {
@@ -90,17 +100,11 @@ impl Policy {
         self.party(&nowhere) != self.party(&Endpoint::at(nowhere.addr))
     }
 
-    /// An end's zones, as labels join them.
     fn name(&self, end: &Endpoint) -> String {
-        match self.party(end) {
-            // What is left to the guard is not counted, and everywhere else it is the world.
-            Party::World | Party::Virtual => "world".into(),
-            Party::Node => "node".into(),
-            Party::Zones(names) => names.join("+"),
-        }
+        name(&self.party(end))
     }
 
-    fn party(&self, end: &Endpoint) -> Party {
+    pub fn party(&self, end: &Endpoint) -> Party {
         oracle::party(&self.model, &self.facts, end)
     }
 
@@ -136,6 +140,16 @@ impl Policy {
             }
         }
         tables
+    }
+}
+
+/// A party's zones, as labels join them.
+pub fn name(party: &Party) -> String {
+    match party {
+        // What is left to the guard is not counted, and everywhere else it is the world.
+        Party::World | Party::Virtual => "world".into(),
+        Party::Node => "node".into(),
+        Party::Zones(names) => names.join("+"),
     }
 }
 

@@ -61,6 +61,11 @@ impl Node {
     pub fn transit(&self) -> Vec<(FlowKey, FlowState)> {
         self.transit.borrow().iter().map(|(key, flow)| (*key, *flow.borrow())).collect()
     }
+
+    /// Packets whose fragments are under way.
+    pub fn fragments(&self) -> Vec<FirstFragment> {
+        self.fragments.borrow().values().copied().collect()
+    }
 }
 
 impl Guard for At<'_> {
@@ -86,7 +91,7 @@ impl Guard for At<'_> {
         }
     }
     fn mark_room(&self) -> u32 {
-        0xffff
+        self.node.mark_room
     }
     fn sender_workload(&self) -> Workload {
         self.node.workload_of(self.sock.cgroup)

@@ -53,6 +53,8 @@ pub struct Node {
     pub parents: HashMap<u64, u64>,
     /// Interfaces that the guard sits on, by index.
     pub interfaces: HashMap<u32, Interface>,
+    /// The largest number that the guard's part of the mark holds.
+    pub mark_room: u32,
     /// How many packets' fragments the table takes.
     pub fragment_capacity: usize,
     /// How many flows the table takes, and the guard's.
@@ -81,6 +83,7 @@ impl Default for Node {
             listeners: HashMap::new(),
             parents: HashMap::new(),
             interfaces: HashMap::new(),
+            mark_room: 0xffff,
             fragment_capacity: usize::MAX,
             flow_capacity: usize::MAX,
             now: Cell::new(1_000_000_000),
@@ -126,9 +129,11 @@ impl Node {
         self.flows.borrow_mut().insert(key, Rc::new(RefCell::new(flow)));
     }
 
-    /// Empties the flow table.
+    /// Empties the flow table, and the guard's two.
     pub fn clear_flows(&self) {
         self.flows.borrow_mut().clear();
+        self.transit.borrow_mut().clear();
+        self.fragments.borrow_mut().clear();
     }
 
     /// What was counted since the last call; keys that did not move are left out.

@@ -1,0 +1,581 @@
+//! What must become of a frame: the guard, read out slowly over the oracle. Shares nothing with the
+//! guard's code but the numbers in the mark.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bulkhead_abi::{Addr, FlowKey, Identity, ListenerKey, Protocol, Reason, Verdict};
+use bulkhead_policy::oracle::Party;
+use bulkhead_policy::{Endpoint, Flow};
+
+use super::lanes::{Behind, Packet, Reads};
+use crate::policy::{Asked, Decision, Policy, name};
+
+/// A policy, and what is true of the node while it holds.
+pub struct View<'a> {
+    pub policy: &'a Policy,
+    pub number: usize,
+    pub around: &'a Around,
+    /// Nanoseconds.
+    pub now: u64,
+}
+
+#[derive(Clone, Default)]
+pub struct Around {
+    /// Addresses of this node's namespaces, with their cookies.
+    pub locals: HashMap<Addr, u64>,
+    /// Bound sockets, with their cgroups.
+    pub listeners: HashMap<ListenerKey, String>,
+    /// Whether the policy has virtual addresses.
+    pub has_virtual: bool,
+    /// The largest number that the mark holds.
+    pub room: u32,
+}
+
+/// What must become of a frame.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    pub passes: bool,
+    /// The number in the guard's part of the mark when it goes on.
+    pub mark: u32,
+    /// What counts it, and whether it counts as a flow too.
+    pub counted: Option<(Decision, bool)>,
+    /// The sentence that decided.
+    pub why: &'static str,
+}
+
+const JUDGED: u32 = 1;
+const FROM_WIRE: u32 = 2;
+const ROUTED: u32 = 3;
+const WORLD: u32 = 8;
+const NODE: u32 = 9;
+const UNKNOWN: u32 = 10;
+
+/// What is remembered.
+#[derive(Default)]
+pub struct Book {
+    flows: HashMap<FlowKey, Kept>,
+    denied: HashMap<FlowKey, u64>,
+    first: HashMap<(Addr, Addr, u32), First>,
+    /// What is left for receivers' socket layers: the flow, and whose it is.
+    pub handed: BTreeMap<FlowKey, Identity>,
+}
+
+/// A flow that the guard let pass.
+#[derive(Clone, Debug)]
+struct Kept {
+    opener: (Addr, u16),
+    receiver: Option<String>,
+    /// The opener, if the mark told.
+    carried: Option<Identity>,
+    /// The opener as it was judged last.
+    judged: Identity,
+    asked: Asked,
+    /// Whether somebody else counts it.
+    elsewhere: bool,
+    number: usize,
+    decision: Decision,
+    counts: bool,
+    answered: bool,
+    tcp: Tcp,
+    seen: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tcp {
+    Opening,
+    Open,
+    Closing,
+    Closed,
+}
+
+struct First {
+    number: usize,
+    end: u32,
+    counted: Option<Decision>,
+    seen: u64,
+}
+
+/// An end, to rules.
+enum Who {
+    Known(Party),
+    /// Of an identity that means nothing: closed.
+    Closed(Identity),
+}
+
+/// What is decided of a packet: whether it passes, what counts it, why.
+type Ruling = (bool, Option<(Decision, bool)>, &'static str);
+
+const PASSES: bool = true;
+
+impl Book {
+    /// A frame comes in. `socket` is the cgroup of its sender's, if it has one on this node.
+    pub fn comes_in(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        behind: Behind,
+        socket: Option<&str>,
+        mark: u32,
+    ) -> Expected {
+        if let Some(cgroup) = socket {
+            let (mark, why) = view.mark_of_socket(packet, cgroup);
+            return Expected { passes: true, mark, counted: None, why };
+        }
+        let forged = if packet.is_ip() && packet.reads != Reads::Discovery {
+            self.forged(view, packet, behind)
+        } else {
+            None
+        };
+        let (number, why) =
+            if behind == Behind::Wire { (FROM_WIRE, "from a wire") } else { (ROUTED, "routed") };
+        match forged {
+            None => Expected { passes: true, mark: number, counted: None, why },
+            Some((true, counted, why)) => Expected { passes: true, mark: number, counted, why },
+            Some((false, counted, why)) => Expected { passes: false, mark, counted, why },
+        }
+    }
+
+    /// A source that is not the sender's: it belongs to another namespace of this node, or to nobody here
+    /// although it means something.
+    fn forged(&mut self, view: &View<'_>, packet: &Packet, behind: Behind) -> Option<Ruling> {
+        let addr = packet.src.0;
+        let link_local = if addr.is_v4() {
+            addr.octets()[12..14] == [169, 254]
+        } else {
+            addr.octets()[0] == 0xfe && addr.octets()[1] & 0xc0 == 0x80
+        };
+        if link_local || addr.is_unspecified() {
+            return None;
+        }
+        let claimed = view.policy.party(&Endpoint::at(addr));
+        let is_zoned = matches!(claimed, Party::Zones(_));
+        let forged = match (behind, view.around.locals.get(&addr)) {
+            (Behind::Known(netns), Some(owner)) => *owner != netns,
+            (_, Some(_)) => true,
+            (Behind::Known(_), None) => is_zoned || claimed == Party::Virtual,
+            (_, None) => false,
+        };
+        if !forged {
+            return None;
+        }
+        // One that is in no zone may still be let in as `node` by somebody here.
+        let closed = !is_zoned && view.around.locals.contains_key(&packet.dst.0);
+        let judged = if closed { Who::Closed(Identity::UNKNOWN) } else { view.at(addr) };
+        let packet = &packet.unread();
+        let (passes, counted, _) = self.refuse(view, packet, &view.at(addr), &judged, Reason::Spoofed);
+        let why = match (&counted, passes) {
+            (None, _) => "forged, and nobody's business",
+            (Some(_), true) => "forged, in audit",
+            (Some(_), false) => "forged",
+        };
+        Some((passes, counted, why))
+    }
+
+    /// A frame leaves. `socket`: its sender has one on this node.
+    pub fn goes_out(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        behind: Behind,
+        socket: bool,
+        mark: u32,
+    ) -> Expected {
+        let (passes, counted, why) = self.leaving(view, packet, behind, socket, mark);
+        Expected { passes, mark, counted, why }
+    }
+
+    fn leaving(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        behind: Behind,
+        socket: bool,
+        mark: u32,
+    ) -> Ruling {
+        let carried = view.carried(mark);
+        if carried.is_none() && socket {
+            return (PASSES, None, "of a socket of this node");
+        }
+        if carried.is_none() && mark == JUDGED && behind != Behind::Nobody {
+            return (PASSES, None, "judged, and judged again where it arrives");
+        }
+        if !packet.is_ip() || packet.reads == Reads::Discovery {
+            return (PASSES, None, "never judged");
+        }
+        let local = view.around.locals.contains_key(&packet.dst.0);
+        if carried.is_none() && (mark == JUDGED || mark == FROM_WIRE) && local {
+            return (PASSES, None, "left to the receiver's socket layer");
+        }
+        let from = view.sender(carried, packet.src.0);
+        match packet.reads {
+            Reads::Refused(reason) => {
+                let (passes, counted, _) = self.refuse(view, packet, &from, &from, reason);
+                (passes, counted, "options")
+            }
+            Reads::Later(id, at) => self.later(view, packet, &from, id, at),
+            _ => {
+                let ruling = self.flow(view, packet, behind, carried, mark);
+                if let (true, Some((id, end)), Some(flow)) =
+                    (ruling.0, packet.first, self.flows.get(&packet.key()))
+                {
+                    let counted = flow.counts.then(|| flow.decision.clone());
+                    let first = First { number: view.number, end, counted, seen: view.now };
+                    self.first.insert((packet.src.0, packet.dst.0, id), first);
+                }
+                ruling
+            }
+        }
+    }
+
+    /// A later fragment passes behind an allowed first one of the same policy, where it does not reach
+    /// into it.
+    fn later(&mut self, view: &View<'_>, packet: &Packet, from: &Who, id: u32, at: u32) -> Ruling {
+        match self.first.get(&(packet.src.0, packet.dst.0, id)) {
+            Some(first)
+                if first.number == view.number
+                    && at >= first.end
+                    && view.now - first.seen < 30_000_000_000 =>
+            {
+                (PASSES, first.counted.clone().map(|decision| (decision, false)), "behind its first fragment")
+            }
+            _ => {
+                let (passes, counted, _) = self.refuse(view, packet, from, from, Reason::Fragment);
+                (passes, counted, "without its first fragment")
+            }
+        }
+    }
+
+    fn flow(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        behind: Behind,
+        carried: Option<Identity>,
+        mark: u32,
+    ) -> Ruling {
+        let (key, now) = (packet.key(), view.now);
+        let from = view.sender(carried, packet.src.0);
+        let (opens, resets) = match packet.reads {
+            Reads::Segment { opens, resets, .. } => (opens, resets),
+            _ => (false, false),
+        };
+        if let Reads::Error(quoted, sender) = packet.reads {
+            let lives = |flow: &Kept| flow.lives(&quoted, now) && flow.decision.verdict().passes();
+            if sender == packet.dst.0 && self.flows.get(&quoted).is_some_and(lives) {
+                return (PASSES, None, "an error about a live flow");
+            }
+            let (passes, counted, _) = self.refuse(view, packet, &from, &from, Reason::IcmpError);
+            return (passes, counted, "an error about nothing");
+        }
+        if let Some(mut flow) = self.flows.remove(&key) {
+            let ours = flow.lives(&key, now) && !(opens && flow.tcp != Tcp::Opening);
+            let ruling = ours.then(|| self.of_flow(view, packet, &mut flow, carried));
+            self.flows.insert(key, flow);
+            if let Some((passes, counted, why)) = ruling {
+                return (passes || resets, counted, why);
+            }
+        }
+        if resets {
+            return (PASSES, None, "it only ends");
+        }
+        if matches!(packet.reads, Reads::Segment { opens: false, .. } | Reads::EchoReply) {
+            let (passes, counted, _) = self.refuse(view, packet, &from, &from, Reason::Stray);
+            return (passes, counted, "a stray");
+        }
+        self.open(view, packet, behind, carried, mark)
+    }
+
+    /// A packet of a flow that is known: as it was judged, or judged again if the policy is another or the
+    /// opener is.
+    fn of_flow(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        flow: &mut Kept,
+        carried: Option<Identity>,
+    ) -> Ruling {
+        let by_opener = flow.opener == packet.src;
+        flow.seen = view.now;
+        flow.answered |= !by_opener;
+        if let Reads::Segment { finishes, resets, .. } = packet.reads {
+            flow.tcp = match flow.tcp {
+                _ if resets => Tcp::Closed,
+                Tcp::Opening if !by_opener => Tcp::Open,
+                Tcp::Opening | Tcp::Open if finishes => Tcp::Closing,
+                Tcp::Closing if finishes => Tcp::Closed,
+                state => state,
+            };
+        }
+        let carried = carried.filter(|_| by_opener);
+        if flow.number == view.number && carried.is_none_or(|from| from == flow.judged) {
+            let counted = flow.counts.then(|| (flow.decision.clone(), false));
+            return (flow.decision.verdict().passes(), counted, "as before");
+        }
+        let why = if flow.number == view.number { "another opener" } else { "judged again" };
+        let from = view.sender(carried.or(flow.carried), flow.opener.0);
+        let target = if by_opener { packet.dst } else { packet.src };
+        let to = view.receiver(target.0, flow.receiver.clone());
+        let decision = view.judge(&from, &to, packet, target.1, flow.asked);
+        let first = decision.verdict() != flow.decision.verdict();
+        let counted = self.count(view, packet, &decision, first, flow.elsewhere);
+        (flow.number, flow.judged, flow.counts) = (view.number, view.number_of(&from), counted.is_some());
+        if flow.carried.is_some() {
+            flow.carried = Some(flow.judged);
+        }
+        let passes = decision.verdict().passes();
+        let lost = flow.decision.verdict().passes() && !passes;
+        flow.decision = decision;
+        (passes, counted, if lost { "it lost its right" } else { why })
+    }
+
+    /// A packet that begins a flow.
+    fn open(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        behind: Behind,
+        carried: Option<Identity>,
+        mark: u32,
+    ) -> Ruling {
+        let from = view.sender(carried, packet.src.0);
+        let cgroup = view.listener(packet);
+        let to = view.receiver(packet.dst.0, cgroup.clone());
+        if !from.is_zoned() && !matches!(to, Party::Zones(_)) && carried.is_none() {
+            return (PASSES, None, "between ends in no zone");
+        }
+        let local = view.around.locals.contains_key(&packet.dst.0);
+        let wire = behind == Behind::Wire;
+        let asked = whose(carried.is_some(), mark, local, wire);
+        let decision = view.judge(&from, &to, packet, packet.dst.1, asked);
+        // Somebody counts it where it arrives, or has where it began.
+        let elsewhere = local || (carried.is_none() && mark == JUDGED);
+        let counted = self.count(view, packet, &decision, true, elsewhere);
+        if !decision.verdict().passes() {
+            let closed = matches!(from, Who::Closed(_));
+            return (false, counted, if closed { "of nobody known" } else { "denied" });
+        }
+        let judged = view.number_of(&from);
+        if carried.is_some() && !wire {
+            self.handed.insert(packet.key(), judged);
+        }
+        let kept = Kept {
+            opener: packet.src,
+            receiver: cgroup,
+            carried: carried.map(|_| judged),
+            judged,
+            asked,
+            elsewhere,
+            number: view.number,
+            counts: counted.is_some(),
+            answered: false,
+            tcp: Tcp::Opening,
+            seen: view.now,
+            decision,
+        };
+        let why = match (kept.decision.verdict(), carried, asked) {
+            (Verdict::Audit, ..) => "allowed in audit",
+            (_, Some(_), Asked::Both) => "allowed to a virtual address",
+            (_, Some(_), _) => "allowed to a virtual address elsewhere",
+            (_, None, Asked::Both) => "allowed by both sides",
+            (_, None, Asked::Opener) => "allowed by the opener's side",
+            (_, None, Asked::Receiver) => "allowed by the receiver's side",
+        };
+        self.flows.insert(packet.key(), kept);
+        (PASSES, counted, why)
+    }
+
+    /// A packet that no rule judges: by the mode of `judged`, or of the receiver where that is in no zone;
+    /// where neither is, it passes.
+    fn refuse(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        from: &Who,
+        judged: &Who,
+        reason: Reason,
+    ) -> Ruling {
+        let to = view.at(packet.dst.0);
+        let judged = if judged.is_zoned() { judged } else { &to };
+        if !judged.is_zoned() {
+            return (PASSES, None, "nobody's");
+        }
+        let (verdict, reason) = match judged {
+            Who::Known(party) => view.policy.badness(party, reason),
+            Who::Closed(_) => (Verdict::Deny, reason),
+        };
+        let decision = Decision { label: (view.name(from), view.name(&to), verdict, reason), rule: None };
+        let counted = self.count(view, packet, &decision, true, false);
+        (verdict.passes(), counted, "refused")
+    }
+
+    /// What counts a decision, and whether as a flow: a denied one that comes again soon is the same.
+    fn count(
+        &mut self,
+        view: &View<'_>,
+        packet: &Packet,
+        decision: &Decision,
+        first: bool,
+        elsewhere: bool,
+    ) -> Option<(Decision, bool)> {
+        let fresh = match decision.verdict() {
+            verdict if elsewhere && verdict.passes() => return None,
+            Verdict::Allow | Verdict::Audit => first,
+            Verdict::Deny if !first => false,
+            Verdict::Deny => {
+                let seen = self.denied.get(&packet.key()).copied();
+                let again = seen.is_some_and(|seen| view.now - seen < 35_000_000_000);
+                if !again {
+                    self.denied.insert(packet.key(), view.now);
+                }
+                !again
+            }
+        };
+        Some((decision.clone(), fresh))
+    }
+
+    /// Forgets all but what was denied.
+    pub fn clear(&mut self) {
+        self.flows.clear();
+        self.first.clear();
+        self.handed.clear();
+    }
+}
+
+/// Whose rules are asked: those of the ends that no socket layer asks, here or on another node.
+fn whose(carried: bool, mark: u32, local: bool, wire: bool) -> Asked {
+    let has_layer = local || wire;
+    match mark {
+        // Nobody has been asked, and of another machine's side its own node is.
+        _ if carried && wire => Asked::Opener,
+        _ if carried => Asked::Both,
+        JUDGED => Asked::Receiver,
+        FROM_WIRE if !wire => Asked::Receiver,
+        FROM_WIRE => Asked::Both,
+        _ if has_layer => Asked::Opener,
+        _ => Asked::Both,
+    }
+}
+
+impl Kept {
+    fn lives(&self, key: &FlowKey, now: u64) -> bool {
+        let seconds = match (Protocol(key.protocol), self.tcp) {
+            (Protocol::TCP, Tcp::Opening) => 60,
+            (Protocol::TCP, Tcp::Open) => 6 * 3600,
+            (Protocol::TCP, Tcp::Closing) => 120,
+            (Protocol::TCP, Tcp::Closed) => 10,
+            (Protocol::UDP | Protocol::UDPLITE, _) if self.answered => 180,
+            (Protocol::UDP | Protocol::UDPLITE | Protocol::ICMP | Protocol::ICMPV6, _) => 30,
+            _ => 600,
+        };
+        now - self.seen <= seconds * 1_000_000_000
+    }
+}
+
+impl Who {
+    fn is_zoned(&self) -> bool {
+        !matches!(self, Who::Known(Party::World | Party::Node | Party::Virtual))
+    }
+}
+
+impl View<'_> {
+    /// The mark of a socket's packet: judged, or who sent it to a virtual address.
+    fn mark_of_socket(&self, packet: &Packet, cgroup: &str) -> (u32, &'static str) {
+        let to = self.policy.party(&Endpoint::at(packet.dst.0));
+        if to != Party::Virtual {
+            return (JUDGED, "of a socket");
+        }
+        let own = Endpoint { addr: packet.src.0, cgroup: Some(cgroup.to_owned()) };
+        match self.policy.party(&own) {
+            Party::World | Party::Virtual => (WORLD, "carried: world"),
+            Party::Node => (NODE, "carried: node"),
+            Party::Zones(names) => match self.policy.image.identity_of_zones(&names) {
+                Some(Identity(number)) if number <= self.around.room => (number, "carried: zones"),
+                _ => (UNKNOWN, "carried: beyond the room"),
+            },
+        }
+    }
+
+    /// The sender that the mark tells of.
+    fn carried(&self, mark: u32) -> Option<Identity> {
+        match mark {
+            _ if !self.around.has_virtual => None,
+            WORLD => Some(Identity::WORLD),
+            NODE => Some(Identity::NODE),
+            UNKNOWN => Some(Identity::UNKNOWN),
+            number if number >= Identity::FIRST => Some(Identity(number)),
+            _ => None,
+        }
+    }
+
+    fn sender(&self, carried: Option<Identity>, addr: Addr) -> Who {
+        match carried {
+            None => self.at(addr),
+            Some(Identity::WORLD) => Who::Known(Party::World),
+            Some(Identity::NODE) => Who::Known(Party::Node),
+            Some(number) => match self.policy.image.zones.get(&number) {
+                Some(zones) => Who::Known(Party::Zones(zones.to_vec())),
+                None => Who::Closed(number),
+            },
+        }
+    }
+
+    /// Who has an address, as rules see it.
+    fn at(&self, addr: Addr) -> Who {
+        Who::Known(met(self.policy.party(&Endpoint::at(addr))))
+    }
+
+    fn receiver(&self, addr: Addr, cgroup: Option<String>) -> Party {
+        met(self.policy.party(&Endpoint { addr, cgroup }))
+    }
+
+    /// The cgroup of the socket that is bound where a packet goes.
+    fn listener(&self, packet: &Packet) -> Option<String> {
+        let (addr, port) = packet.dst;
+        let netns = *self.around.locals.get(&addr).filter(|_| !addr.is_loopback())?;
+        if !packet.protocol.has_ports() {
+            return None;
+        }
+        let at = |addr| self.around.listeners.get(&ListenerKey::new(netns, addr, port, packet.protocol));
+        let any_v4 = || if addr.is_v4() { at(Addr::ANY_V4) } else { None };
+        at(addr).or_else(any_v4).or_else(|| at(Addr::ANY)).cloned()
+    }
+
+    fn judge(&self, from: &Who, to: &Party, packet: &Packet, port: u16, asked: Asked) -> Decision {
+        let port = match packet.reads {
+            Reads::EchoRequest | Reads::EchoReply if packet.src.0.is_v4() => 0x0800,
+            Reads::EchoRequest | Reads::EchoReply => 0x8000,
+            _ if packet.protocol.is_icmp() => packet.icmp,
+            _ => port,
+        };
+        let ends = (Endpoint::at(packet.src.0), Endpoint::at(packet.dst.0));
+        let flow = Flow { from: ends.0, to: ends.1, protocol: packet.protocol, port, guarded: false };
+        match from {
+            Who::Known(from) => self.policy.decide_between(from, to, &flow, asked),
+            Who::Closed(_) => {
+                let label = (self.name(from), name(to), Verdict::Deny, Reason::Inconsistent);
+                Decision { label, rule: None }
+            }
+        }
+    }
+
+    fn number_of(&self, who: &Who) -> Identity {
+        match who {
+            Who::Closed(number) => *number,
+            Who::Known(Party::Zones(names)) => self.policy.image.identity_of_zones(names).unwrap(),
+            Who::Known(Party::Node) => Identity::NODE,
+            Who::Known(Party::World | Party::Virtual) => Identity::WORLD,
+        }
+    }
+
+    fn name(&self, who: &Who) -> String {
+        match who {
+            Who::Known(party) => name(party),
+            Who::Closed(number) => self.policy.image.label(*number),
+        }
+    }
+}
+
+/// To rules, who is nobody is of the world.
+fn met(party: Party) -> Party {
+    if party == Party::Virtual { Party::World } else { party }
+}
