@@ -221,6 +221,11 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
+    fn is_programs(&self) -> bool {
+        !self.sk.is_null() && storage::get(&maps::SOCKET_OWNERS, self.sk).is_some()
+    }
+
+    #[inline(always)]
     fn cgroup(&self) -> u64 {
         // SAFETY: the context of this program.
         unsafe { bpf_skb_cgroup_id(self.ctx.skb.skb) }

@@ -55,7 +55,8 @@ pub enum Kind {
     EchoReply,
     /// An ICMP error, which quotes the packet it is about.
     IcmpError,
-    /// Neighbour and router discovery, multicast listener discovery: never judged.
+    /// Neighbour and router discovery, multicast listener discovery, that no router has passed on: never
+    /// judged.
     Discovery,
     /// It could not be read; the reason it is denied with, if it is. What was read of it is there.
     Malformed(Reason),
@@ -220,7 +221,7 @@ fn read_v4(bytes: &impl Bytes, head: &[u8; HEAD], read: u32, packet: &mut Packet
 
 #[inline(always)]
 fn read_v6(bytes: &impl Bytes, head: &[u8; HEAD], read: u32, packet: &mut Packet) -> Result<(), Reason> {
-    let [_, _, _, _, len_hi, len_lo, next, _, rest @ ..] = head;
+    let [_, _, _, _, len_hi, len_lo, next, hops, rest @ ..] = head;
     let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15, rest @ ..] = rest;
     let [d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15, tail @ ..] = rest;
     packet.src = Addr::from_octets([
@@ -242,12 +243,28 @@ fn read_v6(bytes: &impl Bytes, head: &[u8; HEAD], read: u32, packet: &mut Packet
     if !is_extension(*next) {
         let [transport @ .., _, _, _, _, _, _, _, _] = tail;
         packet.protocol = Protocol(*next);
-        return read_transport(packet, end, transport, read.saturating_sub(40));
+        read_transport(packet, end, transport, read.saturating_sub(40))?;
+    } else {
+        follow_extensions(bytes, *next, packet)?;
+        let mut transport: Transport = [0; TRANSPORT];
+        let have = bytes.load(packet.transport, &mut transport);
+        read_transport(packet, end, &transport, have)?;
     }
-    follow_extensions(bytes, *next, packet)?;
-    let mut transport: Transport = [0; TRANSPORT];
-    let have = bytes.load(packet.transport, &mut transport);
-    read_transport(packet, end, &transport, have)
+    // Discovery is for the link alone, and its hop limit proves it (RFC 4861, 6.1 and 7.1; RFC 3810, 5).
+    // With any other it is a message like all others, or it would be a way around every rule.
+    if packet.kind == Kind::Discovery && *hops != link_hops(packet.icmp) {
+        packet.kind = Kind::Datagram;
+    }
+    Ok(())
+}
+
+/// The hop limit that a discovery message has on its link.
+#[inline(always)]
+const fn link_hops(icmp: u16) -> u8 {
+    match icmp >> 8 {
+        133..=137 => 255,
+        _ => 1,
+    }
 }
 
 /// Extension headers (RFC 8200, 4.1; RFC 7045) that we look through: those whose length counts in

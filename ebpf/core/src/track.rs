@@ -58,6 +58,15 @@ pub fn packet<H: Hook>(hook: &H, direction: Direction) -> Verdict {
     }
     let mut state = State::new(control, direction, socket);
     hook.on_prepare(&mut state);
+    // A reset passes because it only ends a connection. A raw socket has none, and would send data in it.
+    if let Kind::Segment(segment) = &mut state.kind
+        && segment.resets
+        && socket == Socket::Other
+        && hook.ownership() == Ownership::Raw
+        && hook.is_programs()
+    {
+        segment.resets = false;
+    }
     judge_packet(hook, &state)
 }
 

@@ -311,6 +311,19 @@ fn icmp_kinds_are_told_apart() {
 }
 
 #[test]
+fn discovery_that_a_router_passed_on_is_none() {
+    for (kind, link) in [(130, 1), (135, 255), (136, 255), (143, 1)] {
+        let ends = ((common::v6([1, 1]), 0), (common::v6([2, 1]), 0));
+        let mut bytes = Wire::new(Protocol::ICMPV6, ends.0, ends.1).icmp(kind, 0).bytes();
+        for hops in [0, 1, 2, 64, 254, 255] {
+            bytes[7] = hops;
+            let expected = if hops == link { Kind::Discovery } else { Kind::Datagram };
+            assert_eq!(parse(&bytes).kind, expected, "{kind} with {hops}");
+        }
+    }
+}
+
+#[test]
 fn icmp_of_the_other_family_is_refused() {
     for (protocol, src, dst) in
         [(Protocol::ICMPV6, WEB_ADDR, DB_ADDR), (Protocol::ICMP, common::v6([1, 1]), common::v6([2, 1]))]

@@ -483,6 +483,40 @@ fn icmp_errors_pass_for_live_flows_and_for_those_that_would_pass() {
 }
 
 #[test]
+fn an_icmp_error_goes_to_the_sender_of_what_it_quotes_and_nowhere_else() {
+    let mut node = asking(UDP);
+    allow(&mut node, (DB, WEB), (UDP, 4000));
+    let (ask, reply) = question(UDP);
+    let error = |from, to, quoted: &Wire| {
+        Wire::new(Protocol::ICMP, (from, 0), (to, 0)).icmp(3, 4).payload(&quoted.bytes())
+    };
+    assert_eq!(into(&node, &web(), &error(WORLD_ADDR, WEB_ADDR, &ask)), Allow);
+    assert_eq!(into(&node, &web(), &error(WORLD_ADDR, WEB_ADDR, &reply)), Deny, "db sent that one");
+    assert_eq!(out(&node, &web(), &error(WEB_ADDR, DB_ADDR, &reply)), Allow);
+    assert_eq!(out(&node, &web(), &error(WEB_ADDR, WORLD_ADDR, &reply)), Deny, "a letter to a stranger");
+    assert_eq!(out(&node, &web(), &ask), Allow);
+    assert_eq!(out(&node, &web(), &error(WEB_ADDR, WORLD_ADDR, &reply)), Deny, "a live flow or not");
+}
+
+#[test]
+fn a_raw_socket_has_nothing_to_reset() {
+    let mut node = node();
+    node.locals.insert(WEB_ADDR, bulkhead_abi::LocalAddress { addr: WEB_ADDR, netns: NETNS });
+    let reset = Wire::new(Protocol::TCP, (WEB_ADDR, 4000), (DB_ADDR, 80)).flags(RST);
+    let raw = Sock::raw(WEB_CGROUP, NETNS);
+    assert_eq!((out(&node, &raw, &reset), into(&node, &raw, &reset.clone().reversed())), (Deny, Deny));
+    let kernel = Sock { owner: None, ..Sock::raw(WEB_CGROUP, NETNS) };
+    assert_eq!(out(&node, &kernel, &reset), Allow, "the kernel's own, of a closed port");
+    assert_eq!(out(&node, &web(), &reset), Allow, "a connection's own");
+    // Nor does it keep a way open that was allowed once.
+    allow(&mut node, (WEB, DB), (Protocol::TCP, 80));
+    assert_eq!(out(&node, &raw, &reset.clone().flags(SYN)), Allow);
+    answer(&mut node, (WEB, DB), (Protocol::TCP, 80), (DENY, DENY));
+    next_generation(&mut node);
+    assert_eq!(out(&node, &raw, &reset), Deny);
+}
+
+#[test]
 fn what_a_switch_denies_within_the_node_is_counted_where_it_ends() {
     let mut node = node();
     allow(&mut node, (WEB, DB), (UDP, 80));

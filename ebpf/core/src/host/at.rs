@@ -157,6 +157,9 @@ impl Hook for At<'_> {
     fn socket(&self) -> Socket {
         self.sock.state
     }
+    fn is_programs(&self) -> bool {
+        self.sock.owner.is_some()
+    }
     fn ownership(&self) -> Ownership {
         self.sock.ownership
     }

@@ -226,6 +226,11 @@ impl Sock {
         Self { ownership: Ownership::Datagrams, ..Self::plain(cgroup, netns) }
     }
 
+    /// A raw socket.
+    pub fn raw(cgroup: u64, netns: u64) -> Self {
+        Self { ownership: Ownership::Raw, ..Self::plain(cgroup, netns) }
+    }
+
     /// No socket.
     pub fn none() -> Self {
         Self { state: Socket::None, cookie: 0, owner: None, ..Self::plain(0, 0) }

@@ -74,6 +74,16 @@ impl Wire {
             v6(self.src, self.dst, self.protocol.0, transport.len())
         };
         bytes.extend(transport);
+        if self.protocol == Protocol::ICMPV6
+            && let Some(hops) = bytes.get_mut(7)
+        {
+            // What discovery has on its link.
+            *hops = match self.icmp >> 8 {
+                133..=137 => 255,
+                130..=132 | 143 => 1,
+                _ => *hops,
+            };
+        }
         bytes
     }
 

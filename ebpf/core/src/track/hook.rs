@@ -119,6 +119,9 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     fn socket(&self) -> Socket;
     /// What the socket at hand can own; asked only where [`Hook::socket`] is `Other`.
     fn ownership(&self) -> Ownership;
+    /// Whether the socket at hand was seen being made by a program. The kernel's own are not: it resets
+    /// what comes to closed ports by a raw socket that nobody created.
+    fn is_programs(&self) -> bool;
     /// Cgroup id of the socket at hand, 0 if unknown.
     fn cgroup(&self) -> u64;
     /// The socket's workload: its cgroup with the nearest ancestor that is in the table.
