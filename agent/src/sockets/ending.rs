@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd as _;
 
-use bulkhead_abi::{FlowKey, FlowState, Protocol, Reason, Side, SocketFlow, Verdict, Workload, flow::Doomed};
+use bulkhead_abi::{
+    Addr, FlowKey, FlowState, Protocol, Reason, Side, SocketFlow, Verdict, Workload, flow::Doomed,
+};
 use bulkhead_core::{
     endpoint,
     judge::{self, Decision, Question, Sides},
@@ -69,26 +71,40 @@ impl Ending {
 
     /// Ends every socket whose flow the live policy, `image`, denies.
     pub(super) fn end_denied(&mut self, reader: &Reader, namespaces: &mut Namespaces, image: &Image) {
-        if let Err(error) = self.try_end_denied(reader, namespaces, image) {
+        if let Err(error) = self.try_end_denied(reader, namespaces, Some(image), &HashSet::new()) {
             tracing::warn!(%error, "cannot look for idle connections that lost their right; their next packet is denied");
         }
+    }
+
+    /// Ends every socket whose other end was at one of these addresses, if the live policy would not let
+    /// it open towards whoever is there now.
+    pub(super) fn end_left(
+        &mut self,
+        reader: &Reader,
+        namespaces: &mut Namespaces,
+        left: &HashSet<Addr>,
+    ) -> Result<(), DatapathError> {
+        self.try_end_denied(reader, namespaces, None, left)
     }
 
     fn try_end_denied(
         &mut self,
         reader: &Reader,
         namespaces: &mut Namespaces,
-        image: &Image,
+        image: Option<&Image>,
+        left: &HashSet<Addr>,
     ) -> Result<(), DatapathError> {
-        let mut denied = look(reader, namespaces)?;
+        let mut denied = look(reader, namespaces, left)?;
         // A flow moves from the table to its socket while both are read, one after the other, and is then
         // seen in neither. It is in one of them at the second look, or it is in none.
         if denied.iter().any(|denied| !denied.known) {
             let first: HashSet<u64> = denied.iter().map(|denied| denied.target.cookie).collect();
-            denied = look(reader, namespaces)?;
+            denied = look(reader, namespaces, left)?;
             denied.retain(|denied| denied.known || first.contains(&denied.target.cookie));
         }
-        tell(&denied, image);
+        if let Some(image) = image {
+            tell(&denied, image);
+        }
         let mut by_namespace: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
         for Denied { netns, target, decision, .. } in denied {
             by_namespace.entry(netns).or_default().push((target, decision.reason));
@@ -143,8 +159,13 @@ fn tell(denied: &[Denied], image: &Image) {
     }
 }
 
-/// Looks at every connected socket for those whose flow the live policy denies.
-fn look(reader: &Reader, namespaces: &mut Namespaces) -> Result<Vec<Denied>, DatapathError> {
+/// Looks at every connected socket for those whose flow the live policy denies; where addresses have
+/// `left` their owners, at those alone whose other end was there, and not by who it was.
+fn look(
+    reader: &Reader,
+    namespaces: &mut Namespaces,
+    left: &HashSet<Addr>,
+) -> Result<Vec<Denied>, DatapathError> {
     if reader.adopting() {
         return Ok(Vec::new());
     }
@@ -161,7 +182,10 @@ fn look(reader: &Reader, namespaces: &mut Namespaces) -> Result<Vec<Denied>, Dat
     }
     let cgroups = namespaces.cgroups()?;
     all.retain(|(_, socket)| socket.cgroup.is_some_and(|cgroup| cgroups.contains(&cgroup)));
-    let judge = Judge::new(reader, id, &all);
+    if !left.is_empty() {
+        all.retain(|(_, socket)| left.contains(&socket.remote));
+    }
+    let judge = Judge::new(reader, id, &all, left);
     let mut denied = Vec::new();
     for (netns, socket) in &all {
         let denial = judge.denial(*netns, socket);
@@ -185,15 +209,17 @@ struct Judge<'a> {
     storage: u32,
     /// Tuples as their owners see them, to find who is at the other end on this node.
     owners: HashMap<(FlowKey, bool), u64>,
+    /// Addresses that are not whose they were.
+    left: &'a HashSet<Addr>,
 }
 
 impl<'a> Judge<'a> {
-    fn new(reader: &'a Reader, storage: u32, sockets: &[(u64, Socket)]) -> Self {
+    fn new(reader: &'a Reader, storage: u32, sockets: &[(u64, Socket)], left: &'a HashSet<Addr>) -> Self {
         let owners = sockets
             .iter()
             .filter_map(|(netns, socket)| Some((key(*netns, socket), socket.cgroup?)))
             .collect();
-        Self { reader, policy: Policy::live(reader), storage, owners }
+        Self { reader, policy: Policy::live(reader), storage, owners, left }
     }
 
     /// The denial, if it is one, and whether it is known who opened the flow.
@@ -219,7 +245,8 @@ impl<'a> Judge<'a> {
             (None, Some(flow)) => flow.opener,
             (None, None) => Workload::UNKNOWN,
         };
-        let peer = if peer.is_known() { peer } else { self.peer(netns, socket, (key, !local_is_low)) };
+        let stands = peer.is_known() && !self.left.contains(&socket.remote);
+        let peer = if stands { peer } else { self.peer(netns, socket, (key, !local_is_low)) };
         let own = Workload { cgroup, anchor: cgroup };
         let judge = |opener| self.judge(netns, socket, &own, &peer, opener);
         let denies = |decision: &Decision| decision.verdict == Verdict::Deny;

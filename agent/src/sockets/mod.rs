@@ -14,7 +14,7 @@ mod namespaces;
 mod table;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +26,7 @@ use bulkhead_policy::Image;
 pub use alarm::FlowTable;
 
 use crate::daemon::sweep::Sweeper;
-use crate::datapath::Reader;
+use crate::datapath::{DatapathError, Reader};
 use crate::guard::Guards;
 use ending::Ending;
 use namespaces::Namespaces;
@@ -48,6 +48,8 @@ pub struct SocketSweeper {
     alarm: alarm::Alarm,
     /// Receivers that were bound before the programs were there to see it.
     early: Vec<adopt::Early>,
+    /// Addresses as the kernel was told them last.
+    published: BTreeMap<Addr, u64>,
     /// Told to the daemon last.
     told: Option<BTreeMap<Addr, u64>>,
     scanned: Instant,
@@ -66,6 +68,8 @@ impl SocketSweeper {
             ending: Ending::default(),
             alarm: alarm::Alarm::default(),
             early: Vec::new(),
+            // What changed while no agent was there to see it changes now.
+            published: published(reader),
             told: None,
             scanned: now,
             cleared: now,
@@ -85,14 +89,23 @@ impl SocketSweeper {
         self.publish();
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let namespaces = &self.namespaces;
         let guarded = namespaces.guarded(&self.guards.doors());
         let told = self.reader.sockets().set_locals(&namespaces.known(), &guarded, namespaces.addresses());
+        self.guards.set_namespaces(namespaces.numbers());
         if let Err(error) = told {
             tracing::warn!(%error, "cannot tell the kernel the addresses of this node");
+            return;
         }
-        self.guards.set_namespaces(namespaces.numbers());
+        let left = self.namespaces.left(&self.published);
+        if !left.is_empty()
+            && let Err(error) = self.forget(&left)
+        {
+            tracing::warn!(%error, "cannot end what was allowed to an address' last owner; tried again");
+            return;
+        }
+        self.published.clone_from(self.namespaces.addresses());
     }
 
     /// Looks where something changed, as the guard was told.
@@ -110,6 +123,20 @@ impl SocketSweeper {
             self.publish();
         }
     }
+
+    /// Ends what was allowed to the last owners of addresses that have another one now, or none.
+    fn forget(&mut self, left: &HashSet<Addr>) -> Result<(), DatapathError> {
+        let flows = table::forget(&self.reader, left)?;
+        self.ending.end_left(&self.reader, &mut self.namespaces, left)?;
+        tracing::info!(addresses = left.len(), flows, "addresses left their owners, and their flows ended");
+        Ok(())
+    }
+}
+
+/// The addresses that the kernel knows already.
+fn published(reader: &Reader) -> BTreeMap<Addr, u64> {
+    let entries = reader.sockets().maps().locals.entries().unwrap_or_default();
+    entries.into_iter().map(|(addr, local)| (addr, local.netns)).collect()
 }
 
 impl Sweeper for SocketSweeper {

@@ -69,6 +69,17 @@ impl Namespaces {
         &self.addresses
     }
 
+    /// Which of these addresses, each with the namespace that had it, are that namespace's no more. One
+    /// that a second namespace claims beside it is still its own.
+    pub(super) fn left(&self, before: &BTreeMap<Addr, u64>) -> HashSet<Addr> {
+        let claimed = |addr: &Addr| self.known.values().any(|known| known.look.addresses.contains(addr));
+        let left = before.iter().filter(|&(addr, owner)| match self.addresses.get(addr) {
+            Some(now) => now != owner,
+            None => !claimed(addr),
+        });
+        left.map(|(&addr, _)| addr).collect()
+    }
+
     /// Every namespace that is known, by its cookie.
     pub(super) fn known(&self) -> BTreeSet<u64> {
         self.known.keys().copied().collect()

@@ -1,6 +1,6 @@
 //! Clearing the flow tables, those of the guard, too: of what has expired, which only makes room, since
-//! the kernel takes no notice of it; and of datagrams' flows that were allowed to somebody who is in
-//! another zone by now.
+//! the kernel takes no notice of it; of flows of addresses that changed hands; and of datagrams' flows
+//! that were allowed to somebody who is in another zone by now.
 //!
 //! A new generation needs no help: the kernel judges again by itself. But a workload that comes to be
 //! known is no new generation, and what it had opened by then was judged by what it inherited.
@@ -93,6 +93,19 @@ pub(super) fn forget_denied(reader: &Reader) -> Result<usize, DatapathError> {
     }
     reader.sockets().maps().flows.remove_all(&denied)?;
     Ok(denied.len())
+}
+
+/// Removes flows with an end at one of these addresses, which are not whose they were: who comes next is
+/// judged as himself. How many there were.
+pub(super) fn forget(reader: &Reader, left: &HashSet<Addr>) -> Result<usize, DatapathError> {
+    let (sockets, mut forgotten) = (reader.sockets(), 0);
+    for table in [&sockets.maps().flows, &sockets.maps().transit] {
+        let keys = table.entries()?.into_iter().map(|(key, _)| key);
+        let gone: Vec<FlowKey> =
+            keys.filter(|key| left.contains(&key.low) || left.contains(&key.high)).collect();
+        forgotten += table.remove_all(&gone)?;
+    }
+    Ok(forgotten)
 }
 
 /// How long the fragments of a packet are waited for; Linux gives up as soon.
