@@ -36,6 +36,12 @@ impl Dial {
         Dial { kind, to, bind: None, v6: false, fast_open: None, timeout: LIMIT }
     }
 
+    /// Where to.
+    #[must_use]
+    pub fn to(&self) -> SocketAddr {
+        self.to
+    }
+
     /// From this address and port.
     #[must_use]
     pub fn from(self, bind: SocketAddr) -> Dial {

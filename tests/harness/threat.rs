@@ -36,8 +36,8 @@ use super::wait::wait_until;
 use super::{Agent, CallError, Called, Counters, Pair, Setup};
 
 pub use lab::{
-    DB, DB6, HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, PUPPETS, PUPPETS6, STRANGERS, STRANGERS6, WEB, WEB_AND_DB,
-    WEB6,
+    DB, DB6, HOST, HOST6, Lab, OUTSIDE, OUTSIDE6, PUPPETS, PUPPETS6, SPARE, SPARE6, STRANGERS, STRANGERS6,
+    WEB, WEB_AND_DB, WEB6,
 };
 pub use sending::{at, send_raw};
 

@@ -19,6 +19,10 @@ pub const DB6: &str = "fd00:99:2::1";
 pub const OUTSIDE: &str = "10.99.9.1";
 /// See [`OUTSIDE`].
 pub const OUTSIDE6: &str = "fd00:99:9::1";
+/// The address of the namespace `spare`, in which nobody is at first.
+pub const SPARE: &str = "10.99.3.1";
+/// See [`SPARE`].
+pub const SPARE6: &str = "fd00:99:3::1";
 /// Begins the addresses of strangers: the outside machine answers for all of them.
 pub const STRANGERS: &str = "10.99.9.";
 /// See [`STRANGERS`].
@@ -41,7 +45,7 @@ pub const WEB_AND_DB: &str = "[zone.web]\ncgroups = [\"web\"]\ncidrs = [\"10.99.
 /// that the node routes to. The agent's place is the node's namespace, its cgroup root [`Lab::root`].
 ///
 /// The host's sides of the wires are in the node's namespace: `port0` is `web`'s, `port1` `db`'s,
-/// `port2` leads outside; in every other namespace the interface is `eth0`.
+/// `port2` leads outside, `port3` is `spare`'s, a namespace that waits for a use; in every other namespace the interface is `eth0`.
 ///
 /// Peers come first: they are dropped first.
 #[derive(Debug)]
@@ -68,6 +72,7 @@ impl Lab {
             ("web", &["10.99.1.1/24", "fd00:99:1::1/64"]),
             ("db", &["10.99.2.1/24", "fd00:99:2::1/64"]),
             ("outside", &["10.99.9.1/24", "fd00:99:9::1/64"]),
+            ("spare", &["10.99.3.1/24", "fd00:99:3::1/64"]),
         ])?;
         net.ns("router")?.ip(
             "route add 10.99.9.0/24 via 10.99.9.1 dev port2\nroute add fd00:99:9::/64 via fd00:99:9::1 dev port2\n\
@@ -89,7 +94,7 @@ impl Lab {
         self.net.ns("router")
     }
 
-    /// A namespace: `node`, `web`, `db` or `outside`.
+    /// A namespace: `node`, `web`, `db`, `outside` or `spare`.
     pub fn ns(&self, name: &str) -> Result<&Ns> {
         if name == "node" { self.node() } else { self.net.ns(name) }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::super::{CallError, Kind, Peer, Serve, Socket};
+use super::super::{CallError, Dial, Kind, Peer, Serve, Socket};
 use super::{Try, heard, lab};
 
 /// An address and a port. For literals: panics at what is no address.
@@ -47,6 +47,18 @@ impl Try<'_> {
             refused(from.send(&client, b"bulkhead", Some(to)))?;
             Ok(from.close(&client)?)
         })
+    }
+
+    /// Connects; whether the program at the other end accepted a connection.
+    pub fn connection(&self, from: &Peer, receiver: &Peer, dial: &Dial) -> Result<bool> {
+        let server = receiver.listen(Kind::Tcp, bindable(dial.to()), Serve::Hold)?;
+        let connecting = from.begin_connect(&dial.clone().within(self.patience));
+        let arrived = heard(receiver.accept(&server, self.patience));
+        if let Ok(client) = connecting.wait() {
+            from.reset(&client)?;
+        }
+        receiver.close(&server)?;
+        arrived
     }
 
     /// Sends packets by a raw socket; whether a UDP socket at `to` got something.

@@ -5,8 +5,12 @@
 //! zone. What `web` sends is judged as it leaves, what `outside` sends as it arrives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod addresses;
 mod direction;
+mod endings;
 mod fragments;
 mod headers;
+mod icmp;
 mod policy;
+mod protocols;
 mod runs;

@@ -16,3 +16,11 @@ pub(crate) fn open_ports() -> String {
          [[allow]]\nfrom = \"world\"\nto = \"db\"\n{ports}"
     )
 }
+
+/// `web` may open to `db`, UDP and TCP from [`OPEN`] on, and nobody anything else.
+pub(crate) fn web_to_db() -> String {
+    let last = OPEN + 99;
+    format!(
+        "{WEB_AND_DB}[[allow]]\nfrom = \"web\"\nto = \"db\"\nports = [\"udp/{OPEN}-{last}\", \"tcp/{OPEN}-{last}\"]\n"
+    )
+}
