@@ -9,6 +9,7 @@
 //! generation that made it; a tuple grants nothing to another owner; when the table is full, flows
 //! that are in it live and new ones are denied.
 
+mod handed;
 mod hook;
 mod icmp;
 mod listening;

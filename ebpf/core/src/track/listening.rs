@@ -3,7 +3,10 @@
 
 use bulkhead_abi::{FlowState, Verdict, Workload};
 
-use super::{Hook, Outcome, Slot, State, Telling, Whose, decide};
+use super::{
+    Hook, Outcome, Slot, State, Telling, Whose,
+    handed::{self, Handed},
+};
 
 /// A segment to or from a listening socket: SYN, SYN-ACK, the last ACK of the handshake, early data.
 #[inline(always)]
@@ -13,16 +16,18 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
     }
     let mut opener = Workload::UNKNOWN;
     let (mut cookie, mut netns) = (0, 0);
+    let mut handed = Handed::NONE;
     if let Some(slot) = hook.tabled(&state.key) {
         slot.read(|flow| {
             let remote_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) != state.local_is_low();
             if remote_opened && flow.tag == state.key.tag() {
                 (opener, cookie, netns) = (flow.opener, flow.cookie, flow.netns);
+                handed = handed::read(flow, state.control.generation);
             }
         });
     }
     let own = hook.workload_at_hand();
-    let decision = decide(hook, state, &own, false, &opener);
+    let decision = handed::decide(hook, state, &own, false, &opener, &handed);
     let knocks = !state.leaves() && state.segment().is_some_and(|segment| segment.opens);
     let telling = Telling { opener: false, first: knocks || !decision.verdict.passes(), elsewhere: false };
     let _slot = hook.account(state, &decision, &own, telling);

@@ -3,7 +3,9 @@
 use bulkhead_abi::{Control, FlowState, Identity, Reason, SocketFlow, Verdict, Workload};
 
 use super::{
-    Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose, decide, is_spoofed, receiver, telling,
+    Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose,
+    handed::{self, Handed},
+    is_spoofed, receiver, telling,
 };
 use crate::judge::Decision;
 
@@ -11,7 +13,7 @@ use crate::judge::Decision;
 #[inline(always)]
 pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     let mut role = Role { opener: false, known: false, handed: false, adopted: false, verdict: 0 };
-    let mut peer = Workload::UNKNOWN;
+    let (mut peer, mut handed) = (Workload::UNKNOWN, Handed::NONE);
     if let Some(slot) = hook.owned() {
         let standing = slot.read(|flow| {
             let same = is_of(flow, state);
@@ -35,11 +37,11 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
         if is_spoofed(hook, state) {
             return Outcome::Anomaly(Reason::Spoofed);
         }
-        find_role(hook, state, &mut role, &mut peer);
+        find_role(hook, state, &mut role, &mut peer, &mut handed);
     }
 
     let own = hook.workload_at_hand();
-    let decision = decide(hook, state, &own, role.opener, &peer);
+    let decision = handed::decide(hook, state, &own, role.opener, &peer, &handed);
     let local = role.opener && peer.is_known();
     let elsewhere = local || decision.is_deferred();
     let telling = Telling { opener: role.opener, first: !is_counted(state, &role, &decision), elsewhere };
@@ -115,7 +117,7 @@ fn is_translated<H: Hook>(hook: &H, flow: &SocketFlow, state: &State) -> bool {
 
 /// Finds who opened a flow that the socket does not own yet, and who stands at its other end.
 #[inline(always)]
-fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workload) {
+fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workload, handed: &mut Handed) {
     let opening = state.socket == Socket::Opening;
     if !opening && let Some(slot) = hook.tabled(&state.key) {
         slot.read(|flow| {
@@ -126,6 +128,9 @@ fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workl
             if flow.tag == state.key.tag() && (adopted || !opener || !state.is_stream()) {
                 (role.opener, role.adopted, role.handed) = (opener, adopted, true);
                 *peer = if opener { flow.receiver } else { flow.opener };
+                if !opener {
+                    *handed = handed::read(flow, state.control.generation);
+                }
             }
         });
     }

@@ -2,7 +2,11 @@
 
 use bulkhead_abi::{FlowState, Identity, Protocol, Reason, Verdict, Workload, flow::TcpState};
 
-use super::{Entry, Hook, Outcome, Slot, State, Telling, decide, is_spoofed, receiver, telling};
+use super::{
+    Entry, Hook, Outcome, Slot, State, Telling, decide,
+    handed::{self, Handed},
+    is_spoofed, receiver, telling,
+};
 use crate::{
     judge::Decision,
     packet::Kind,
@@ -46,7 +50,8 @@ fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Outc
     }
     let own = hook.workload_at_hand();
     let peer = if opener { flow.receiver } else { flow.opener };
-    let decision = decide(hook, state, &own, opener, &peer);
+    let handed = if opener { Handed::NONE } else { handed::read(flow, state.control.generation) };
+    let decision = handed::decide(hook, state, &own, opener, &peer, &handed);
     let counts = counts_here(flow, opener, decision.to);
     let first = if counts { judged == 0 || verdict != decision.verdict } else { !decision.verdict.passes() };
     let counter = hook.account(state, &decision, &own, Telling { opener, first, elsewhere: !counts });

@@ -1,0 +1,70 @@
+//! What the opener's hook decided, taken over by the receiver's.
+//!
+//! Where both ends are on this node, the opener's hook has asked the rules of both sides, and has left
+//! the answer in the flow table. The receiver's hook takes that answer instead of looking for it again,
+//! as long as nothing differs that it depends on: the generation, and who receives. Only an allow is
+//! taken over, so this can save work and grant nothing: a denial, a doubt, another receiver, and what
+//! passed for the opener's side alone (a failsafe port, a virtual address) are judged anew.
+
+use bulkhead_abi::{FlowState, Identity, Reason, Verdict, Workload};
+
+use super::{Hook, State};
+use crate::judge::Decision;
+
+/// An answer to be taken over, or none. (An `Option` would leave bytes unwritten that the verifier then
+/// sees copied.)
+#[derive(Clone, Copy)]
+pub(super) struct Handed {
+    stands: bool,
+    receiver: Workload,
+    decision: Decision,
+}
+
+impl Handed {
+    /// No answer.
+    pub(super) const NONE: Self = Self {
+        stands: false,
+        receiver: Workload::UNKNOWN,
+        decision: Decision {
+            verdict: Verdict::Deny,
+            reason: Reason::Inconsistent,
+            rule: 0,
+            from: Identity::UNKNOWN,
+            to: Identity::UNKNOWN,
+        },
+    };
+}
+
+/// What a flow's entry has for its receiver's hook.
+#[inline(always)]
+pub(super) fn read(flow: &FlowState, generation: u64) -> Handed {
+    let ([judged, _], [verdict, _]) = (flow.judged, flow.verdict);
+    let is_local = flow.flags & (FlowState::FLAG_LOCAL | FlowState::FLAG_ADOPTED) == FlowState::FLAG_LOCAL;
+    let reason = Reason::from_code(flow.reason);
+    let decision =
+        Decision { verdict: Verdict::Allow, reason, rule: flow.rule, from: flow.from, to: flow.to };
+    let stands = is_local
+        && judged == generation
+        && verdict == Verdict::Allow as u8
+        && !matches!(reason, Reason::Failsafe | Reason::Virtual)
+        && !decision.is_deferred();
+    Handed { stands, receiver: flow.receiver, decision }
+}
+
+/// The decision at this end, which `opener` says which it is: `handed` where that is about the receiver
+/// at hand.
+#[inline(always)]
+pub(super) fn decide<H: Hook>(
+    hook: &H,
+    state: &State,
+    own: &Workload,
+    opener: bool,
+    peer: &Workload,
+    handed: &Handed,
+) -> Decision {
+    if handed.stands && !opener && handed.receiver == *own {
+        handed.decision
+    } else {
+        super::decide(hook, state, own, opener, peer)
+    }
+}
