@@ -1,5 +1,7 @@
 //! `sched_cls` at an interface: a frame, seen from its IP header on.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_sock},
@@ -14,7 +16,7 @@ use bulkhead_abi::{
 use bulkhead_core::{
     guard::{Guard, Mark, Network, Part, Sender},
     judge::Decision,
-    packet::Bytes,
+    packet::{Bytes, Words},
     track::{self, Outcome, State, Telling, Whose},
 };
 
@@ -109,6 +111,23 @@ impl Bytes for Frame {
             )
         };
         if result == 0 { count } else { 0 }
+    }
+
+    #[inline(always)]
+    fn first<const N: usize>(&self) -> Option<Words<N>> {
+        let mut words = MaybeUninit::<Words<N>>::uninit();
+        // SAFETY: writes N bytes into the buffer, or fails.
+        let result = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.skb.cast(),
+                0,
+                words.as_mut_ptr().cast(),
+                const { N as u32 },
+                BPF_HDR_START_NET,
+            )
+        };
+        // SAFETY: all of it was written.
+        if result == 0 { Some(unsafe { words.assume_init() }) } else { None }
     }
 }
 

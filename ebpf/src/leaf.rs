@@ -9,7 +9,9 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     programs::SkBuffContext,
 };
-use bulkhead_abi::{Addr, Cell, CounterKey, Identity, Protocol, Reason, Verdict, Workload};
+use bulkhead_abi::{
+    Addr, Cell, CounterKey, Direction, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
+};
 use bulkhead_core::{
     endpoint,
     judge::Decision,
@@ -18,7 +20,7 @@ use bulkhead_core::{
 };
 
 use crate::{
-    skb::{self, Skb},
+    skb::{self, Place, Skb},
     tables::{self, Kernel},
 };
 
@@ -78,6 +80,25 @@ pub extern "C" fn leaf_slot(key: *const CounterKey) -> u32 {
     // SAFETY: null or, by the verifier's word, a whole key.
     match unsafe { key.as_ref() } {
         Some(key) => tables::find_slot(key),
+        None => 0,
+    }
+}
+
+/// [`parts::datagram`]: 0, or a slot and one; `direction` is 1 for what leaves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_datagram(
+    skb: *mut __sk_buff,
+    owned: *mut SocketFlow,
+    generation: u64,
+    direction: u32,
+) -> u64 {
+    if owned.is_null() {
+        return 0;
+    }
+    let direction = if direction == 0 { Direction::Ingress } else { Direction::Egress };
+    match parts::datagram(&Skb::new(SkBuffContext::new(skb)), &Place::at(owned), generation, direction) {
+        Some(slot) => u64::from(slot) + 1,
         None => 0,
     }
 }

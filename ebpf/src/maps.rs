@@ -9,7 +9,7 @@ use aya_ebpf::{
 use bulkhead_abi::{
     Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
     PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
-    flow::{Doomed, FirstFragment, FragmentKey, Listener, Opening},
+    flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
     limits,
     tables::{
         FailsafeKey, Home, IdentityValue, Interface, PairValue, PrefixValue, UnionValue, WorkloadValue,
@@ -55,7 +55,7 @@ pub static INTERFACES: HashMap<u32, Interface, { limits::INTERFACES as usize }, 
 #[btf_map]
 pub static BLANK_FLOW: Array<FlowState, 1> = Array::new();
 #[btf_map]
-pub static DENIED: LruHashMap<FlowKey, u64, { limits::DENIED as usize }> = LruHashMap::new();
+pub static DENIED: LruHashMap<FlowKey, Denial, { limits::DENIED as usize }> = LruHashMap::new();
 #[btf_map]
 pub static SOCKET_FLOWS: SkStorage<SocketFlow> = SkStorage::new();
 #[btf_map]

@@ -1,5 +1,7 @@
 //! `cgroup_skb`: a packet at the socket layer.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_NOEXIST, bpf_sock},
@@ -9,12 +11,12 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use bulkhead_abi::{
-    Addr, Event, EventKind, FlowKey, FlowState, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
-    flow::Doomed, limits, names::Loss,
+    Addr, Direction, Event, EventKind, FlowKey, FlowState, Identity, Protocol, Reason, SocketFlow, Verdict,
+    Workload, flow::Doomed, limits, names::Loss,
 };
 use bulkhead_core::{
     judge::Decision,
-    packet::Bytes,
+    packet::{Bytes, Words},
     track::{Entry, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Whose},
 };
 
@@ -73,6 +75,11 @@ impl Bytes for Skb {
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
         Raw(self.ctx.skb.skb).load(offset, buffer)
     }
+
+    #[inline(always)]
+    fn first<const N: usize>(&self) -> Option<Words<N>> {
+        Raw(self.ctx.skb.skb).first()
+    }
 }
 
 /// A packet alone.
@@ -96,6 +103,16 @@ impl Bytes for Raw {
         // SAFETY: writes `count` bytes, at most N, into the buffer.
         let result = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), count) };
         if result == 0 { count } else { 0 }
+    }
+
+    #[inline(always)]
+    fn first<const N: usize>(&self) -> Option<Words<N>> {
+        let mut words = MaybeUninit::<Words<N>>::uninit();
+        // SAFETY: writes N bytes into the buffer, or fails.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.0.cast(), 0, words.as_mut_ptr().cast(), const { N as u32 }) };
+        // SAFETY: all of it was written.
+        if result == 0 { Some(unsafe { words.assume_init() }) } else { None }
     }
 }
 
@@ -128,6 +145,15 @@ impl<V> Slot<V> for Place<V> {
 impl Hook for Skb {
     type Owned = Place<SocketFlow>;
     type Tabled = Place<FlowState>;
+
+    #[inline(always)]
+    fn on_datagram(&self, owned: &Place<SocketFlow>, generation: u64, direction: Direction) -> Option<u32> {
+        let leaves = u32::from(direction == Direction::Egress);
+        match leaf::leaf_datagram(self.ctx.skb.skb, owned.0, generation, leaves) {
+            0 => None,
+            slot => Some((slot - 1) as u32),
+        }
+    }
 
     #[inline(always)]
     fn on_prepare(&self, state: &mut State) {
@@ -223,6 +249,20 @@ impl Hook for Skb {
     #[inline(always)]
     fn is_programs(&self) -> bool {
         !self.sk.is_null() && storage::get(&maps::SOCKET_OWNERS, self.sk).is_some()
+    }
+
+    #[inline(always)]
+    fn is_connected(&self) -> bool {
+        // Of include/net/tcp_states.h; UDP uses it too.
+        const ESTABLISHED: u32 = 1;
+        // SAFETY: checked against null; `state` may be read of any socket.
+        !self.sk.is_null() && unsafe { (*self.sk).state } == ESTABLISHED
+    }
+
+    #[inline(always)]
+    fn barrier(&self) {
+        // SAFETY: no instruction; the compiler must believe that it reads and writes memory.
+        unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
     }
 
     #[inline(always)]

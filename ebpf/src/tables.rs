@@ -3,11 +3,15 @@
 // `core`'s atomics offer no addition on targets without compare-and-swap, which BPF has only in part.
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::lpm_trie::Key, helpers::bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns},
+};
 use bulkhead_abi::{
     Addr, Cell, Control, CounterKey, Event, FlowKey, Identity, ListenerKey, LocalAddress, PairKey, RuleKey,
     SlotOwner,
-    flow::Listener,
+    flow::{Denial, Listener},
     limits,
     names::Loss,
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
@@ -110,6 +114,12 @@ pub fn now() -> u64 {
 }
 
 #[inline(always)]
+pub fn coarse_now() -> u64 {
+    // SAFETY: no arguments (Linux 5.11).
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+#[inline(always)]
 pub fn find_slot(key: &CounterKey) -> u32 {
     if let Some(owner) = copy!(maps::SLOTS, key) {
         return owner.slot;
@@ -149,18 +159,14 @@ pub fn add(slot: u32, flows: u64, packets: u64, bytes: u64) {
 }
 
 #[inline(always)]
-pub fn denied_first(key: &FlowKey) -> bool {
-    /// A denied tuple that comes back after this long is a new attempt: longer than the last
-    /// retransmission of a SYN that people wait for (RFC 6298: 1, 3, 7, 15, 31 seconds).
-    const MEMORY: u64 = 35_000_000_000;
-    let time = now();
-    if let Some(seen) = copy!(maps::DENIED, key)
-        && time.wrapping_sub(seen) < MEMORY
-    {
-        return false;
-    }
-    let _ = maps::DENIED.insert(key, time, 0);
-    true
+pub fn denial(key: &FlowKey) -> Option<Denial> {
+    // The element may be given to another flow while it is copied: its tag tells.
+    copy!(maps::DENIED, key).filter(|denial| denial.tag == key.tag())
+}
+
+#[inline(always)]
+pub fn remember_denial(key: &FlowKey, denial: &Denial) {
+    let _ = maps::DENIED.insert(key, denial, 0);
 }
 
 #[inline(always)]
@@ -339,8 +345,16 @@ macro_rules! kernel_tables {
                 $crate::tables::add(slot, flows, packets, bytes)
             }
             #[inline(always)]
-            fn denied_first(&self, key: &bulkhead_abi::FlowKey) -> bool {
-                $crate::tables::denied_first(key)
+            fn coarse_now(&self) -> u64 {
+                $crate::tables::coarse_now()
+            }
+            #[inline(always)]
+            fn denial(&self, key: &bulkhead_abi::FlowKey) -> Option<bulkhead_abi::flow::Denial> {
+                $crate::tables::denial(key)
+            }
+            #[inline(always)]
+            fn remember_denial(&self, key: &bulkhead_abi::FlowKey, denial: &bulkhead_abi::flow::Denial) {
+                $crate::tables::remember_denial(key, denial)
             }
             #[inline(always)]
             fn emit(&self, fill: impl FnOnce(&mut bulkhead_abi::Event)) {

@@ -232,6 +232,32 @@ impl SocketFlow {
     pub const FLAG_ADOPTED: u8 = 8;
     /// It goes to a virtual address: the guard judges it.
     pub const FLAG_DEFERRED: u8 = 16;
+    /// A copy of what the flow table holds; `opened` is when it was made.
+    pub const FLAG_TABLED: u8 = 32;
+    /// Of a copy: a packet came back.
+    pub const FLAG_REPLIED: u8 = 64;
+}
+
+/// What is remembered of a denied flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Denial {
+    /// When it was told of.
+    pub told: u64,
+    /// When it was judged last, at the hook that keeps these; 0 where none does.
+    pub judged: u64,
+    /// The generation that judged it then.
+    pub generation: u64,
+    /// Cgroup id of the socket at hand.
+    pub cgroup: u64,
+    /// Counter slot.
+    pub slot: u32,
+    /// [`FlowKey::tag`] of the flow that this is.
+    pub tag: u32,
+    /// 1 if it left this end.
+    pub leaves: u8,
+    /// Zero.
+    pub _reserved: [u8; 7],
 }
 
 /// Who made a socket, and what it was bound to. A socket keeps the cgroup that it was created in, also
@@ -370,6 +396,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<FlowState>() == 104);
     assert!(size_of::<SocketFlow>() == 88);
+    assert!(size_of::<Denial>() == 48);
     assert!(size_of::<SocketOwner>() == 48);
     assert!(size_of::<ListenerKey>() == 32);
     assert!(size_of::<Listener>() == 24);

@@ -19,7 +19,16 @@ pub trait Bytes {
     /// Copies the bytes from `offset` into the front of `buffer`, as many as there are, and tells how
     /// many; 0 when none could be read.
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32;
+
+    /// The first `N` bytes, where there are as many: for less than [`load`](Bytes::load), which has to
+    /// clear what it may not fill.
+    fn first<const N: usize>(&self) -> Option<Words<N>>;
 }
+
+/// Bytes where words would lie: they are read by the word, and not one by one.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(8))]
+pub struct Words<const N: usize>(pub [u8; N]);
 
 /// What the judge needs to know of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,14 +110,59 @@ pub fn parse(bytes: &impl Bytes) -> Packet {
 
 #[inline(always)]
 fn read(bytes: &impl Bytes, packet: &mut Packet) -> Result<(), Reason> {
+    if let Some(Words(head)) = bytes.first::<COMMON>()
+        && head_is_v4(&head)
+    {
+        return read_v4(bytes, &head, COMMON as u32, packet);
+    }
     let mut head = [0u8; HEAD];
     let read = bytes.load(0, &mut head);
-    let [first, ..] = head;
+    let head = &head;
+    let [first, ..] = *head;
     match first >> 4 {
-        4 if read >= 20 => read_v4(bytes, &head, read, packet),
-        6 if read >= 40 => read_v6(bytes, &head, read, packet),
+        4 if read >= 20 => {
+            let [common @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = head;
+            read_v4(bytes, common, if read > COMMON as u32 { COMMON as u32 } else { read }, packet)
+        }
+        6 if read >= 40 => read_v6(bytes, head, read, packet),
         _ => Err(Reason::Unparsable),
     }
+}
+
+/// The ends, source first, of a UDP datagram in its plainest form: no options, no extension headers, no
+/// fragment, and lengths that agree. `None` says nothing but that [`parse`] must look.
+#[inline(always)]
+pub fn plain_datagram(bytes: &impl Bytes) -> Option<((Addr, u16), (Addr, u16))> {
+    let Words([first, _, len_hi, len_lo, _, _, frag_hi, frag_lo, _, protocol, _, _, rest @ ..]) =
+        bytes.first::<28>()?;
+    let (src, dst, ports) = match first >> 4 {
+        4 => {
+            let [s0, s1, s2, s3, d0, d1, d2, d3, ports @ .., _, _, _, _] = rest;
+            let whole = frag_hi & 0x3f == 0 && frag_lo == 0;
+            let total = u32::from(u16::from_be_bytes([len_hi, len_lo]));
+            if first != 0x45 || !whole || protocol != Protocol::UDP.0 || total != bytes.len() {
+                return None;
+            }
+            (Addr::v4([s0, s1, s2, s3]), Addr::v4([d0, d1, d2, d3]), ports)
+        }
+        6 => {
+            let Words([_, _, _, _, len_hi, len_lo, next, _, rest @ ..]) = bytes.first::<44>()?;
+            let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15, rest @ ..] = rest;
+            let [d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15, ports @ ..] = rest;
+            let src =
+                Addr::from_octets([s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15]);
+            let dst =
+                Addr::from_octets([d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15]);
+            let payload = u32::from(u16::from_be_bytes([len_hi, len_lo]));
+            if next != Protocol::UDP.0 || payload + 40 != bytes.len() || src.is_v4() || dst.is_v4() {
+                return None;
+            }
+            (src, dst, ports)
+        }
+        _ => return None,
+    };
+    let [a, b, c, d] = ports;
+    Some(((src, u16::from_be_bytes([a, b])), (dst, u16::from_be_bytes([c, d]))))
 }
 
 /// The packet that the ICMP error at offset `transport` quotes, which is cut off somewhere behind the first eight bytes of its
@@ -186,13 +240,20 @@ pub fn parse_quoted(bytes: &impl Bytes, transport: u32) -> Option<Packet> {
 const QUOTED: usize = 48;
 /// Enough for an IPv6 header and what we read of any transport behind it.
 const HEAD: usize = 64;
+/// What TCP over IPv4 has at least.
+const COMMON: usize = 40;
 /// What we read of a transport header: TCP's flags are at 13.
 const TRANSPORT: usize = 16;
 
 type Transport = [u8; TRANSPORT];
 
 #[inline(always)]
-fn read_v4(bytes: &impl Bytes, head: &[u8; HEAD], read: u32, packet: &mut Packet) -> Result<(), Reason> {
+fn head_is_v4([first, ..]: &[u8; COMMON]) -> bool {
+    first >> 4 == 4
+}
+
+#[inline(always)]
+fn read_v4(bytes: &impl Bytes, head: &[u8; COMMON], read: u32, packet: &mut Packet) -> Result<(), Reason> {
     let [first, _, len_hi, len_lo, _, _, frag_hi, frag_lo, _, protocol, _, _, rest @ ..] = head;
     let [s0, s1, s2, s3, d0, d1, d2, d3, tail @ ..] = rest;
     packet.src = Addr::v4([*s0, *s1, *s2, *s3]);
@@ -212,8 +273,7 @@ fn read_v4(bytes: &impl Bytes, head: &[u8; HEAD], read: u32, packet: &mut Packet
     if header != 20 {
         return Err(Reason::IpOptions);
     }
-    let [transport @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
-        tail;
+    let [transport @ .., _, _, _, _] = tail;
     packet.transport = 20;
     let end = if total == 0 { bytes.len() } else { total };
     read_transport(packet, end, transport, read.saturating_sub(20))

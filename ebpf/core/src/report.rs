@@ -1,6 +1,8 @@
 //! How a decision is told: counters, which are exact, and events, which may be lost.
 
-use bulkhead_abi::{Addr, Control, CounterKey, Event, EventKind, FlowKey, Protocol, Verdict, Workload};
+use bulkhead_abi::{
+    Addr, Control, CounterKey, Event, EventKind, FlowKey, Protocol, Verdict, Workload, flow::Denial,
+};
 
 use crate::{
     judge::Decision,
@@ -14,18 +16,36 @@ pub const NO_SLOT: u32 = u32::MAX;
 pub trait Report {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     fn now(&self) -> u64;
+    /// The same, up to some milliseconds behind, for less.
+    fn coarse_now(&self) -> u64;
     /// The counter slot of `key`, made when it is new.
     fn slot(&self, key: &CounterKey) -> u32;
     /// Adds to a slot. [`NO_SLOT`] is ignored.
     fn add(&self, slot: u32, flows: u64, packets: u64, bytes: u64);
-    /// Remembers a denied flow; whether it was not remembered already.
-    fn denied_first(&self, key: &FlowKey) -> bool;
+    /// What is remembered of a denied flow.
+    fn denial(&self, key: &FlowKey) -> Option<Denial>;
+    /// Remembers it.
+    fn remember_denial(&self, key: &FlowKey, denial: &Denial);
     /// Hands an event to the daemon, filled in where it will be read, or counts its loss.
     fn emit(&self, fill: impl FnOnce(&mut Event));
     /// Network namespace cookie of the socket at hand, 0 if unknown.
     fn netns(&self) -> u64;
     /// Cookie of the socket at hand, 0 if there is none.
     fn cookie(&self) -> u64;
+}
+
+/// Remembers a denied flow; whether it was not remembered already.
+#[inline(always)]
+pub fn denied_first<R: Report>(report: &R, key: &FlowKey) -> bool {
+    /// A denied tuple that comes back after this long is a new attempt: longer than the last
+    /// retransmission of a SYN that people wait for (RFC 6298: 1, 3, 7, 15, 31 seconds).
+    const MEMORY: u64 = 35_000_000_000;
+    let told = report.now();
+    if report.denial(key).is_some_and(|denial| told.wrapping_sub(denial.told) < MEMORY) {
+        return false;
+    }
+    report.remember_denial(key, &Denial { told, tag: key.tag(), ..Denial::default() });
+    true
 }
 
 /// What was decided about, in the direction of the flow.

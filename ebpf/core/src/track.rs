@@ -9,6 +9,8 @@
 //! generation that made it; a tuple grants nothing to another owner; when the table is full, flows
 //! that are in it live and new ones are denied.
 
+mod datagram;
+mod denied;
 mod handed;
 mod hook;
 mod icmp;
@@ -38,8 +40,8 @@ pub use tabled::{is_expired, lifetime};
 /// functions that the verifier walks once.
 pub mod parts {
     pub use super::{
-        anomaly, icmp::icmp_error, listening::listening, owned::owned, prepare, tabled::enter,
-        tabled::tracked, tabled::untracked, telling::account, telling::doomed,
+        anomaly, datagram::again as datagram, icmp::icmp_error, listening::listening, owned::owned, prepare,
+        tabled::enter, tabled::tracked, tabled::untracked, telling::account, telling::doomed,
     };
 }
 
@@ -48,11 +50,14 @@ pub mod parts {
 pub fn packet<H: Hook>(hook: &H, direction: Direction) -> Verdict {
     let control = hook.control();
     let socket = hook.socket();
-    // The path of nearly every packet: a stream whose verdict is of this generation.
+    // The path of nearly every packet: a flow whose verdict is of this generation.
     // Not while it opens: it may be connected anew, and what it holds be of another flow.
     if socket == Socket::Other
         && let Some(owned) = hook.owned()
-        && let Some(slot) = owned.read(|flow| passing_stream(flow, control.generation))
+        && let Some(slot) = match owned.read(|flow| passing_stream(flow, control.generation)) {
+            None => hook.on_datagram(&owned, control.generation, direction),
+            slot => slot,
+        }
     {
         hook.add(slot, 0, 1, u64::from(hook.len()));
         return Verdict::Allow;

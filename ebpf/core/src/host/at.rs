@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc};
 use bulkhead_abi::{
     Addr, Cell, Control, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
     Reason, RuleKey, SocketFlow, SocketOwner, Workload,
-    flow::Listener,
+    flow::{Denial, Listener},
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
 use zerocopy::FromZeros as _;
@@ -13,7 +13,7 @@ use zerocopy::FromZeros as _;
 use super::{Frame, Node, Sock};
 use crate::{
     call::Call,
-    packet::Bytes,
+    packet::{Bytes, Words},
     report::Report,
     tables,
     track::{Hook, Ownership, Slot, Socket, State, Whose, parts},
@@ -69,6 +69,10 @@ impl Bytes for At<'_> {
         }
         count
     }
+
+    fn first<const N: usize>(&self) -> Option<Words<N>> {
+        self.bytes.first_chunk().copied().map(Words)
+    }
 }
 
 impl tables::Tables for At<'_> {
@@ -112,21 +116,20 @@ impl Report for At<'_> {
     fn now(&self) -> u64 {
         self.node.now.get()
     }
+    fn coarse_now(&self) -> u64 {
+        self.node.now.get()
+    }
     fn slot(&self, key: &CounterKey) -> u32 {
         self.node.slot(key)
     }
     fn add(&self, slot: u32, flows: u64, packets: u64, bytes: u64) {
         self.node.count(slot, flows, packets, bytes);
     }
-    fn denied_first(&self, key: &FlowKey) -> bool {
-        /// As in the kernel.
-        const MEMORY: u64 = 35_000_000_000;
-        let mut denied = self.node.denied.borrow_mut();
-        if denied.get(key).is_some_and(|seen| self.now().wrapping_sub(*seen) < MEMORY) {
-            return false;
-        }
-        denied.insert(*key, self.now());
-        true
+    fn denial(&self, key: &FlowKey) -> Option<Denial> {
+        self.node.denied.borrow().get(key).copied()
+    }
+    fn remember_denial(&self, key: &FlowKey, denial: &Denial) {
+        self.node.denied.borrow_mut().insert(*key, *denial);
     }
     fn emit(&self, fill: impl FnOnce(&mut Event)) {
         let mut event = Event::new_zeroed();
@@ -163,6 +166,10 @@ impl Hook for At<'_> {
     fn ownership(&self) -> Ownership {
         self.sock.ownership
     }
+    fn is_connected(&self) -> bool {
+        matches!(self.sock.ownership, Ownership::Stream | Ownership::Datagrams)
+    }
+    fn barrier(&self) {}
     fn cgroup(&self) -> u64 {
         self.sock.cgroup
     }

@@ -21,7 +21,7 @@ use std::{
 use bulkhead_abi::{
     Addr, Control, Counter, CounterKey, Direction, Event, FlowKey, FlowState, ListenerKey, LocalAddress,
     SocketFlow, SocketOwner, Verdict, Workload,
-    flow::{Doomed, FirstFragment, FragmentKey, Listener, Opening},
+    flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
     tables::{FailsafeKey, Home, Interface},
 };
 
@@ -67,7 +67,7 @@ pub struct Node {
     transit: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
     fragments: RefCell<BTreeMap<FragmentKey, FirstFragment>>,
     openings: RefCell<BTreeMap<u32, Opening>>,
-    denied: RefCell<HashMap<FlowKey, u64>>,
+    denied: RefCell<HashMap<FlowKey, Denial>>,
     slots: RefCell<Vec<(CounterKey, Counter)>>,
     events: RefCell<Vec<Event>>,
 }

@@ -1,6 +1,6 @@
 //! What a packet hook gives, and what it may do apart.
 
-use bulkhead_abi::{FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload};
+use bulkhead_abi::{Direction, FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload};
 
 use super::{State, parts};
 use crate::{judge::Decision, packet::Bytes, report::Report, tables::Tables};
@@ -122,6 +122,10 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     /// Whether the socket at hand was seen being made by a program. The kernel's own are not: it resets
     /// what comes to closed ports by a raw socket that nobody created.
     fn is_programs(&self) -> bool;
+    /// Whether the socket at hand is connected, whatever it is.
+    fn is_connected(&self) -> bool;
+    /// Nothing that is read or written in memory moves from before this to behind it, or back.
+    fn barrier(&self);
     /// Cgroup id of the socket at hand, 0 if unknown.
     fn cgroup(&self) -> u64;
     /// The socket's workload: its cgroup with the nearest ancestor that is in the table.
@@ -137,6 +141,11 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     /// Takes a flow out of the table.
     fn untable(&self, key: &FlowKey);
 
+    /// [`parts::datagram`].
+    #[inline(always)]
+    fn on_datagram(&self, owned: &Self::Owned, generation: u64, direction: Direction) -> Option<u32> {
+        parts::datagram(self, owned, generation, direction)
+    }
     /// [`parts::prepare`].
     #[inline(always)]
     fn on_prepare(&self, state: &mut State) {

@@ -16,8 +16,9 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     let (mut peer, mut handed) = (Workload::UNKNOWN, Handed::NONE);
     if let Some(slot) = hook.owned() {
         let standing = slot.read(|flow| {
+            let is_copy = flow.flags & SocketFlow::FLAG_TABLED != 0;
             let same = is_of(flow, state);
-            if !same && !is_translated(hook, flow, state) {
+            if is_copy || (!same && !is_translated(hook, flow, state)) {
                 return None;
             }
             role.known = true;

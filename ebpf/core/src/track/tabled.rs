@@ -3,7 +3,7 @@
 use bulkhead_abi::{FlowState, Identity, Protocol, Reason, Verdict, Workload, flow::TcpState};
 
 use super::{
-    Entry, Hook, Outcome, Slot, State, Telling, decide,
+    Entry, Hook, Outcome, Slot, State, Telling, datagram, decide, denied,
     handed::{self, Handed},
     is_spoofed, receiver, telling,
 };
@@ -46,6 +46,9 @@ fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Outc
     if judged == state.control.generation {
         let counts = counts_here(flow, opener, flow.to);
         let counter = if counts || !verdict.passes() { flow.slot } else { NO_SLOT };
+        if verdict == Verdict::Allow {
+            datagram::remember(hook, state, flow, opener, counter);
+        }
         return telling::again(hook, state, verdict, counter);
     }
     let own = hook.workload_at_hand();
@@ -80,6 +83,9 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
     if answers && !leaves {
         return Outcome::Anomaly(Reason::Stray);
     }
+    if let Some(slot) = denied::standing(hook, state) {
+        return telling::again(hook, state, Verdict::Deny, slot);
+    }
     if is_spoofed(hook, state) {
         return Outcome::Anomaly(Reason::Spoofed);
     }
@@ -109,7 +115,10 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
             return Outcome::Anomaly(Reason::FlowTableFull);
         }
     }
-    let _slot = hook.account(state, &decision, &own, Telling { opener, first: true, elsewhere });
+    let slot = hook.account(state, &decision, &own, Telling { opener, first: true, elsewhere });
+    if decision.verdict == Verdict::Deny {
+        denied::remember(hook, state, slot);
+    }
     Outcome::Verdict(decision.verdict)
 }
 

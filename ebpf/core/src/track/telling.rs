@@ -29,7 +29,8 @@ pub fn account<H: Tables + Bytes + Report>(
         hook.add(slot, u64::from(telling.first), 1, len);
         return slot;
     }
-    let fresh = telling.first && (decision.verdict == Verdict::Audit || hook.denied_first(&state.key));
+    let fresh =
+        telling.first && (decision.verdict == Verdict::Audit || report::denied_first(hook, &state.key));
     hook.add(slot, u64::from(fresh), 1, len);
     if fresh {
         let (src, dst) =
