@@ -9,3 +9,4 @@ mod frames;
 mod interfaces;
 mod lab;
 mod spoofed;
+mod translated;
