@@ -8,10 +8,11 @@ use super::PrivilegeError;
 pub type Need = (CapabilitySet, &'static str, &'static str);
 
 /// What a running agent keeps, each with the reason. CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON.
-pub const KEPT: [Need; 3] = [
+pub const KEPT: [Need; 4] = [
     (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "to look into network namespaces"),
     (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "to attach to cgroups and end sockets"),
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "to find the namespaces of other users' processes"),
+    (CapabilitySet::NET_BROADCAST, "CAP_NET_BROADCAST", "to hear of interfaces in workloads' namespaces"),
 ];
 
 /// Whether a process with this `/proc/…/status` has what is needed.

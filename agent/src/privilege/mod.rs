@@ -1,6 +1,6 @@
 //! What the agent may do: checked before anything is touched, and given up once it enforces.
 //!
-//! Loading and attaching programs needs much; keeping the kernel true to the files needs three
+//! Loading and attaching programs needs much; keeping the kernel true to the files needs four
 //! capabilities and some hundred system calls. After the start the rest is dropped for good
 //! ([`confine`]), before any other thread is made, so that every thread has lost it. Whoever takes the
 //! agent over by a crafted zone file or request then cannot start a program, load one into the kernel,
