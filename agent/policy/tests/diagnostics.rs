@@ -81,6 +81,27 @@ fn warnings_do_not_refuse_a_policy() {
     assert!(loaded.warnings.iter().all(|warning| warning.severity == Severity::Warning));
 }
 
+/// A rule speaks for a side of a zone that it names, unless its `side` is the other one.
+#[test]
+fn a_rule_that_speaks_for_nobody_is_warned_of() {
+    for (from, opens) in [("web", true), ("world", false), ("node", false), ("any", true)] {
+        for (to, receives) in [("web", true), ("world", false), ("node", false), ("any", true)] {
+            for (side, egress, ingress) in
+                [("both", true, true), ("egress", true, false), ("ingress", false, true)]
+            {
+                let text = format!(
+                    "[zone.web]\ncidrs = [\"10.20.1.0/24\"]\n\
+                     [[allow]]\nfrom = \"{from}\"\nto = \"{to}\"\nside = \"{side}\"\n"
+                );
+                let shown = diagnostics([("x.toml".into(), text.clone().into())]);
+                let speaks = opens && egress || receives && ingress;
+                assert_eq!(shown.is_empty(), speaks, "{text}{shown}");
+                assert!(shown.iter().all(|warning| warning.code == "bulkhead::idle-rule"), "{shown}");
+            }
+        }
+    }
+}
+
 #[test]
 fn colour_is_a_choice() {
     let shown = diagnostics([("x.toml".into(), b"x = 1".to_vec())]);

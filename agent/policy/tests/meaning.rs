@@ -35,22 +35,29 @@ fn explained(model: &Model, from: &str, to: &str, port: &str) -> Explanation {
 }
 
 fn explained_where(model: &Model, from: &str, to: &str, port: &str, guarded: bool) -> Explanation {
-    let facts = Facts {
+    let facts = facts();
+    let image = compile(model, &facts, &mut Numbers::default()).unwrap();
+    let explanation = explain(model, &facts, &image, &flow(from, to, port, guarded));
+    assert!(explanation.agrees, "{explanation}");
+    explanation
+}
+
+fn facts() -> Facts {
+    Facts {
         cgroups: [(1, ""), (2, "api"), (3, "api/worker"), (4, "other")]
             .map(|(id, path)| (id, path.into()))
             .into(),
         node_addresses: [from_ip("192.0.2.1".parse().unwrap())].into(),
-    };
+    }
+}
+
+fn flow(from: &str, to: &str, port: &str, guarded: bool) -> Flow {
     let end = |text: &str| {
         let (cgroup, addr) = text.split_once('@').map_or((None, text), |(cgroup, addr)| (Some(cgroup), addr));
         Endpoint { addr: from_ip(addr.parse().unwrap()), cgroup: cgroup.map(Into::into) }
     };
     let ports = bulkhead_policy::ports::parse(port).unwrap()[0];
-    let flow = Flow { from: end(from), to: end(to), protocol: ports.protocol, port: ports.first, guarded };
-    let image = compile(model, &facts, &mut Numbers::default()).unwrap();
-    let explanation = explain(model, &facts, &image, &flow);
-    assert!(explanation.agrees, "{explanation}");
-    explanation
+    Flow { from: end(from), to: end(to), protocol: ports.protocol, port: ports.first, guarded }
 }
 
 fn short(explanation: &Explanation) -> String {
@@ -265,6 +272,26 @@ fn the_hosts_own_addresses_are_never_virtual() {
     let own = explained(&model, "10.0.1.1", "192.0.2.1", "tcp/80");
     assert_eq!((&*own.to.label, &*short(&own)), ("node", "deny (default) / allow (open)"));
     assert_eq!(explained(&model, "10.0.1.1", "192.0.2.2", "tcp/80").to.label, "virtual");
+}
+
+/// Whatever of an image is another policy's, one side or the level: it is not hidden.
+#[test]
+fn an_image_that_disagrees_is_a_defect() {
+    let capabilities = Capabilities { tls: vec![bulkhead_abi::Tls::Off, bulkhead_abi::Tls::Report] };
+    let model = |more: &str| {
+        let text = format!("{ZONES}{}", allow("r", "web", "api", more));
+        load(&Sources::new([Source::new("x.toml", text.into_bytes())]), &capabilities).unwrap().model
+    };
+    let (facts, flow) = (facts(), flow("10.0.1.1", "api@192.0.2.7", "tcp/80", false));
+    let told = |more: &str| {
+        let image = compile(&model(more), &facts, &mut Numbers::default()).unwrap();
+        explain(&model(""), &facts, &image, &flow)
+    };
+    assert!(told("").agrees && !told("").to_string().contains("defect"));
+    for other in ["side = \"egress\"", "side = \"ingress\"", "tls = \"report\""] {
+        let told = told(other);
+        assert!(!told.agrees && told.to_string().contains("defect"), "{other}: {told}");
+    }
 }
 
 #[test]

@@ -70,12 +70,22 @@ proptest! {
     }
 
     #[test]
-    fn a_diff_turns_one_image_into_the_other(a in cases(4, 6, 1), b in cases(4, 6, 1)) {
+    fn a_diff_turns_one_image_into_the_other(
+        a in (models(4, 6), facts()),
+        b in cases(4, 6, 1),
+        parts in proptest::array::uniform5(any::<bool>()),
+    ) {
         let mut numbers = Numbers::default();
-        let mut before = compile(&a.model, &a.facts, &mut numbers).unwrap();
-        let after = compile(&b.model, &b.facts, &mut numbers).unwrap();
+        let mut before = compile(&a.0, &a.1, &mut numbers).unwrap();
+        let (model, facts) = mixed(parts, &a, &b);
+        let after = compile(&model, &facts, &mut numbers).unwrap();
         let diff = before.diff(&after);
         prop_assert!(before.hash() != after.hash() || diff.is_empty());
+        prop_assert_eq!(diff.is_empty(), diff.counts().iter().all(|(_, count)| *count == 0));
+        prop_assert_eq!(
+            diff.is_membership(),
+            diff.counts().iter().all(|(table, count)| *table == "workloads" || *count == 0)
+        );
         let mut prefixes = (*before.prefixes).clone();
         apply(&mut prefixes, diff.prefixes);
         before.prefixes = Arc::new(prefixes);
@@ -220,6 +230,20 @@ fn a_policy_that_does_not_fit_is_refused_with_the_limit() {
     assert_eq!(image.unions.len(), 600);
     assert_eq!(image.label(image.identity(700, here).unwrap()), "z7+z700");
     assert_eq!(image.identity(700, bulkhead_abi::Addr::v4([10, 0, 0, 8])), None);
+}
+
+#[test]
+fn a_table_that_is_full_to_the_brim_fits() {
+    let mut zone = Zone::new("all");
+    zone.cgroups = vec![bulkhead_policy::model::CgroupPattern::new("**").unwrap()];
+    let model = Model::new(vec![Arc::new(zone)], Vec::new());
+    let compile = |count: u64| {
+        let cgroups = (1..=count).map(|n| (n, format!("c{n}"))).collect();
+        compile(&model, &Facts { cgroups, ..Facts::default() }, &mut Numbers::default())
+    };
+    assert_eq!(compile(65_536).unwrap().workloads.len(), 65_536);
+    let error = compile(65_537).unwrap_err().to_string();
+    assert!(error.contains("65537 workloads, 1 more"), "{error}");
 }
 
 #[test]
