@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bulkhead_abi::Tls;
 use bulkhead_policy::diagnostic::Severity;
 use bulkhead_policy::{Capabilities, Diagnostics, Source, Sources, load};
 
@@ -99,6 +100,35 @@ fn a_rule_that_speaks_for_nobody_is_warned_of() {
                 assert!(shown.iter().all(|warning| warning.code == "bulkhead::idle-rule"), "{shown}");
             }
         }
+    }
+}
+
+/// The proxy can do one thing with a flow; rules that share no flow may ask it for different things.
+#[test]
+fn levels_conflict_where_rules_share_a_flow() {
+    let capabilities = Capabilities { tls: vec![Tls::Off, Tls::Mutual, Tls::Terminate] };
+    let zones = "[zone.web]\ncidrs = [\"10.20.1.0/24\"]\n[zone.api]\ncidrs = [\"10.20.2.0/24\"]\n\
+                 [zone.db]\ncidrs = [\"10.20.3.0/24\"]\n";
+    let rule = |from: &str, to: &str, ports: &str, tls: &str| {
+        format!("[[allow]]\nfrom = [{from}]\nto = [{to}]\nports = [{ports}]\ntls = \"{tls}\"\n")
+    };
+    let first = rule("'web'", "'api'", "'tcp/80', 'tcp/100-200'", "mutual");
+    for (from, to, ports, conflict) in [
+        ("'web'", "'api'", "'tcp/80'", true),
+        ("'web'", "'api'", "'tcp/90', 'tcp/200-300'", true),
+        ("'web'", "'api'", "'tcp/81-99', 'tcp/201'", false),
+        ("'db', 'web'", "'api'", "'tcp/80'", true),
+        ("'db'", "'api'", "'tcp/80'", false),
+        ("'web'", "'db', 'web'", "'tcp/80'", false),
+        ("'any'", "'api'", "'tcp/80'", true),
+        ("'web'", "'any'", "'tcp/80'", true),
+        ("'any'", "'db'", "'tcp/80'", false),
+    ] {
+        let text = format!("{zones}{first}{}", rule(from, to, ports, "terminate"));
+        let loaded = load(&Sources::new([Source::new("x.toml", text.clone().into())]), &capabilities);
+        let codes: Vec<_> = loaded.err().iter().flat_map(|shown| shown.iter().map(|d| d.code)).collect();
+        let expected: &[&str] = if conflict { &["bulkhead::tls-conflict"] } else { &[] };
+        assert_eq!(codes, expected, "{text}");
     }
 }
 

@@ -169,6 +169,17 @@ fn the_order_of_files_and_rules_is_not_in_the_hash() {
 }
 
 #[test]
+fn an_image_reads_well() {
+    let virtuals = "[virtual]\ncidrs = [\"10.96.0.0/12\"]\n";
+    let ranges =
+        "[[deny]]\nname = \"no\"\nfrom = \"any\"\nto = \"db\"\nports = [\"udp/53-54\", \"proto/47\"]\n";
+    insta::assert_snapshot!(
+        "image",
+        compiled(&[("a.toml", A), ("r.toml", &format!("{virtuals}{ranges}"))]).to_string()
+    );
+}
+
+#[test]
 fn one_changed_rule_changes_little() {
     let mut loader = Loader::new(Capabilities::this_build());
     let mut compiler = Compiler::default();
