@@ -70,6 +70,9 @@ fn machines_read_json() {
     assert_eq!(first["path"], "unknown-zone.toml");
     assert_eq!(first["help"], "did you mean `web`?");
     assert_eq!(first["labels"][0]["span"]["end"], 95);
+    // One line each in the log.
+    let line = "unknown-zone.toml:8:9: unknown zone `wb` (bulkhead::unknown-zone)";
+    assert!(shown.to_string().lines().any(|logged| logged == line), "{shown}");
 }
 
 #[test]

@@ -274,6 +274,18 @@ fn the_hosts_own_addresses_are_never_virtual() {
     assert_eq!(explained(&model, "10.0.1.1", "192.0.2.2", "tcp/80").to.label, "virtual");
 }
 
+/// A workload that is about to come, or has just gone, inherits from whatever is above it.
+#[test]
+fn a_cgroup_that_is_not_there_is_what_stands_above_it() {
+    let zones = "[zone.all]\ncgroups = [\"**\"]\n[zone.workers]\ncgroups = [\"api/worker\"]\n";
+    let sources = Sources::new([Source::new("x.toml", zones.into())]);
+    let model = load(&sources, &Capabilities::this_build()).unwrap().model;
+    let label = |end| explained(&model, end, "192.0.2.9", "tcp/80").from.label;
+    assert_eq!(label("new@192.0.2.8"), "all");
+    assert_eq!(label("api/new@192.0.2.8"), "all");
+    assert_eq!(label("api/worker/new/inner@192.0.2.8"), "all+workers");
+}
+
 /// Whatever of an image is another policy's, one side or the level: it is not hidden.
 #[test]
 fn an_image_that_disagrees_is_a_defect() {
@@ -291,6 +303,25 @@ fn an_image_that_disagrees_is_a_defect() {
     for other in ["side = \"egress\"", "side = \"ingress\"", "tls = \"report\""] {
         let told = told(other);
         assert!(!told.agrees && told.to_string().contains("defect"), "{other}: {told}");
+    }
+}
+
+#[test]
+fn ports_read_as_they_are_written() {
+    use bulkhead_abi::Protocol;
+    let edges = [0, 1, 0xff, 0x100, 0x1ff, 0x800, 0x8ff, 0xff00, u16::MAX];
+    for protocol in [Protocol::TCP, Protocol::UDP, Protocol::UDPLITE, Protocol::SCTP, Protocol::DCCP] {
+        for (first, last) in edges.iter().flat_map(|first| edges.map(|last| (*first, last))) {
+            // Nobody receives on port 0.
+            if first <= last && (first > 0 || last == u16::MAX) {
+                let ports = bulkhead_policy::model::PortMatch { protocol, first, last };
+                assert_eq!(bulkhead_policy::ports::parse(&ports.to_string()).unwrap(), [ports], "{ports}");
+            }
+        }
+    }
+    for word in ["icmp", "icmp/echo", "proto/47"] {
+        let [first, ..] = &bulkhead_policy::ports::parse(word).unwrap()[..] else { panic!("{word}") };
+        assert_eq!(first.to_string(), word);
     }
 }
 
