@@ -181,6 +181,7 @@ mod tests {
         let first = numbers.identity(digest(1)).unwrap();
         assert_eq!(first, Identity(Identity::FIRST));
         assert_eq!(numbers.identity(digest(1)), Ok(first));
+        assert_eq!(numbers.len(), 1);
         numbers.retain(&[]);
         assert!(numbers.is_empty());
         assert_eq!(numbers.identity(digest(1)), Ok(Identity(Identity::FIRST + 1)));
@@ -196,6 +197,7 @@ mod tests {
         assert_eq!(back.rule(digest(7)), Ok(rule));
         assert_ne!(back.rule(digest(8)), Ok(rule));
         assert!(serde_json::from_str::<Numbers>("{}").is_err());
+        assert!(serde_json::from_str::<Digest>("\"ff\"").is_err(), "too short to be one");
     }
 
     #[test]
