@@ -14,3 +14,4 @@ mod icmp;
 mod policy;
 mod protocols;
 mod runs;
+mod wire;
