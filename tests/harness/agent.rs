@@ -25,7 +25,7 @@ use super::wait::wait_until;
 use super::{Cgroup, Ns, names};
 
 /// Limit for everything that an agent is waited for; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where agents keep their pins unless told otherwise.
 const PINS: &str = "/sys/fs/bpf/bulkhead";
