@@ -18,6 +18,7 @@ mod progress;
 mod rules;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::path::PathBuf;
@@ -51,7 +52,10 @@ enum Command {
         kernel_crate: Option<PathBuf>,
     },
     /// Build everything and run all tests (root is needed for those that touch the kernel)
+    #[command(args_conflicts_with_subcommands = true)]
     Test {
+        #[command(subcommand)]
+        elsewhere: Option<Elsewhere>,
         /// Handed to `cargo test` after `--workspace`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
@@ -81,6 +85,13 @@ enum Command {
     Clean,
 }
 
+/// Where else tests are run.
+#[derive(Subcommand)]
+enum Elsewhere {
+    /// The kernel tests on Debian 12's own kernel, in an emulated machine: takes minutes
+    Vm(vm::Options),
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,7 +109,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Build { release, kernel_only, kernel_crate } => {
             build::run(&workspace, &build::Options { release, kernel_only, kernel_crate })
         }
-        Command::Test { args } => test::run(&workspace, &args),
+        Command::Test { elsewhere: Some(Elsewhere::Vm(options)), .. } => vm::run(&workspace, &options),
+        Command::Test { elsewhere: None, args } => test::run(&workspace, &args),
         Command::Demo { keep, clean } => demo::run(&workspace, &demo::Options { keep, clean }),
         Command::Bench { args } => bench::run(&workspace, &args),
         Command::Lint { advisories } => lint::run(&workspace, advisories),

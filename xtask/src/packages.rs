@@ -22,14 +22,35 @@ const NEEDED: [Package; 3] = [
     Package { name: "nftables", program: "nft", reason: "the benchmark measures beside it" },
 ];
 
+/// What only `cargo xtask test vm` needs, and only it installs.
+const NEEDED_FOR_VM: [Package; 4] = [
+    Package { name: "qemu-system-x86", program: "qemu-system-x86_64", reason: "boots the other kernel" },
+    Package { name: "busybox-static", program: "busybox", reason: "is the other kernel's user space" },
+    Package {
+        name: "binutils",
+        program: "strip",
+        reason: "takes from test binaries what only a debugger reads",
+    },
+    Package { name: "xz-utils", program: "xz", reason: "unpacks kernel modules" },
+];
+
 /// The compiler with a ready `core` for the BPF target.
 pub(crate) const KERNEL_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Installs what is missing of [`NEEDED`].
 pub(crate) fn ensure(progress: &Progress) -> Result<()> {
-    let missing: Vec<&Package> = NEEDED.iter().filter(|p| process::find(p.program).is_none()).collect();
+    ensure_all(&NEEDED, progress)
+}
+
+/// Installs what is missing of [`NEEDED_FOR_VM`].
+pub(crate) fn ensure_for_vm(progress: &Progress) -> Result<()> {
+    ensure_all(&NEEDED_FOR_VM, progress)
+}
+
+fn ensure_all(needed: &[Package], progress: &Progress) -> Result<()> {
+    let missing: Vec<&Package> = needed.iter().filter(|p| process::find(p.program).is_none()).collect();
     if missing.is_empty() {
-        let names = NEEDED.map(|p| p.name).join(", ");
+        let names = needed.iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
         progress.found("packages", &format!("{names} are there"));
         return Ok(());
     }

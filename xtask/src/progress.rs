@@ -49,6 +49,7 @@ impl Progress {
     }
 }
 
-fn seconds(elapsed: Duration) -> String {
+/// A duration for people.
+pub(crate) fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
 }

@@ -31,6 +31,14 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<KernelTools> {
     tools(workspace, &progress)
 }
 
+/// For tests on another kernel.
+pub(crate) fn for_vm(workspace: &Workspace) -> Result<KernelTools> {
+    let progress = Progress::quiet("setup");
+    packages::ensure(&progress)?;
+    packages::ensure_for_vm(&progress)?;
+    tools(workspace, &progress)
+}
+
 fn tools(workspace: &Workspace, progress: &Progress) -> Result<KernelTools> {
     let compiler = compiler::ensure(workspace, progress)?;
     let linker = linker::ensure(workspace, compiler.llvm, progress)?;

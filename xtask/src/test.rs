@@ -37,10 +37,10 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
 /// Sums of the runners' closing lines.
 #[derive(Default, PartialEq, Eq, Debug)]
-struct Total {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub(crate) struct Total {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
 }
 
 /// Passes the output on, and adds up what the runners say of themselves.
@@ -58,7 +58,8 @@ fn follow(mut output: impl BufRead) -> Result<Total> {
 }
 
 impl Total {
-    fn add(&mut self, line: &str) {
+    /// Adds what a line says, if it is a runner's closing line.
+    pub(crate) fn add(&mut self, line: &str) {
         let Some(counts) = line.strip_prefix("test result: ") else {
             return;
         };
