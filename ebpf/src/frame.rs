@@ -21,8 +21,8 @@ use bulkhead_core::{
 };
 
 use crate::{
-    CGROUP_ID, CGROUP_LEVEL, GUARD_MARK, guard_leaf as leaf, maps,
-    skb::{Place, opaque},
+    CGROUP_ID, CGROUP_LEVEL, GUARD_MARK, guard_leaf as leaf, keyed, maps,
+    skb::{self, Place, opaque},
     storage,
     tables::kernel_tables,
 };
@@ -95,11 +95,7 @@ impl Bytes for Frame {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
         let Some(left) = self.len().checked_sub(offset) else { return 0 };
-        let count = opaque(u64::from(left.min(N as u32)));
-        if count == 0 || count > N as u64 {
-            return 0;
-        }
-        let count = count as u32;
+        let Some(count) = skb::within::<N>(left) else { return 0 };
         // SAFETY: writes `count` bytes, at most N, into the buffer.
         let result = unsafe {
             bpf_skb_load_bytes_relative(
@@ -229,30 +225,28 @@ impl Guard for Frame {
 
     #[inline(always)]
     fn transit(&self, key: &FlowKey) -> Option<Place<FlowState>> {
-        maps::TRANSIT.get_ptr_mut(key).map(Place::at)
+        Place::found(keyed::transit(key))
     }
 
     #[inline(always)]
     fn new_transit(&self, key: &FlowKey) -> Option<Place<FlowState>> {
-        maps::TRANSIT.insert(key, maps::BLANK_FLOW.get(0)?, 0).ok()?;
-        self.transit(key)
+        Place::found(keyed::new_transit(key))
     }
 
     #[inline(always)]
     fn new_hand_over(&self, key: &FlowKey) -> Option<Place<FlowState>> {
-        maps::FLOWS.insert(key, maps::BLANK_FLOW.get(0)?, 0).ok()?;
-        maps::FLOWS.get_ptr_mut(key).map(Place::at)
+        Place::found(keyed::new_flow(key))
     }
 
     #[inline(always)]
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
-        // SAFETY: plain bytes, copied at once; the value carries its key.
-        unsafe { maps::FRAGMENTS.get(key) }.copied()
+        // SAFETY: null or plain bytes, copied at once; the value carries its key.
+        unsafe { keyed::fragment(key).as_ref() }.copied()
     }
 
     #[inline(always)]
     fn remember_fragment(&self, first: &FirstFragment) -> bool {
-        maps::FRAGMENTS.insert(first.key, first, 0).is_ok()
+        keyed::new_fragment(first)
     }
 
     #[inline(always)]
@@ -306,6 +300,11 @@ impl Guard for Frame {
     #[inline(always)]
     fn on_first_fragment(&self, state: &State, first: &FirstFragment, verdict: Verdict) -> Outcome {
         Outcome::from_code(leaf::guard_first_fragment(self.skb, state, first, verdict as u32))
+    }
+
+    #[inline(always)]
+    fn on_icmp_error(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::guard_icmp_error(self.skb, state))
     }
 
     #[inline(always)]

@@ -98,6 +98,13 @@ pub extern "C" fn guard_first_fragment(
     })
 }
 
+/// [`parts::icmp_error`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_icmp_error(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |guard, state| parts::icmp_error(guard, state).to_code())
+}
+
 /// [`parts::transit`]; an outcome's code.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -9,6 +9,7 @@
 
 mod frame;
 mod guard_leaf;
+mod keyed;
 mod leaf;
 mod maps;
 mod skb;

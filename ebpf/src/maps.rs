@@ -54,6 +54,9 @@ pub static INTERFACES: HashMap<u32, Interface, { limits::INTERFACES as usize }, 
 /// What a new flow begins as.
 #[btf_map]
 pub static BLANK_FLOW: Array<FlowState, 1> = Array::new();
+/// What a remembered denial begins as.
+#[btf_map]
+pub static BLANK_DENIAL: Array<Denial, 1> = Array::new();
 #[btf_map]
 pub static DENIED: LruHashMap<FlowKey, Denial, { limits::DENIED as usize }> = LruHashMap::new();
 #[btf_map]

@@ -21,7 +21,7 @@ use bulkhead_core::{
 };
 
 use crate::{
-    leaf, maps, storage,
+    keyed, leaf, maps, storage,
     tables::{self, kernel_tables},
 };
 
@@ -95,11 +95,7 @@ impl Bytes for Raw {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
         let Some(left) = self.len().checked_sub(offset) else { return 0 };
-        let count = opaque(u64::from(left.min(N as u32)));
-        if count == 0 || count > N as u64 {
-            return 0;
-        }
-        let count = count as u32;
+        let Some(count) = within::<N>(left) else { return 0 };
         // SAFETY: writes `count` bytes, at most N, into the buffer.
         let result = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), count) };
         if result == 0 { count } else { 0 }
@@ -125,6 +121,12 @@ impl<V> Place<V> {
     #[inline(always)]
     pub fn at(place: *mut V) -> Self {
         Self(place)
+    }
+
+    /// The same, where null is no value.
+    #[inline(always)]
+    pub fn found(place: *mut V) -> Option<Self> {
+        if place.is_null() { None } else { Some(Self(place)) }
     }
 }
 
@@ -296,26 +298,32 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn tabled(&self, key: &FlowKey) -> Option<Place<FlowState>> {
-        maps::FLOWS.get_ptr_mut(key).map(Place)
+        Place::found(keyed::flow(key))
     }
 
     #[inline(always)]
     fn table(&self, key: &FlowKey) -> Option<Place<FlowState>> {
-        // A value of zeroes that lies in a map: one on the stack would be a fifth of it.
-        let blank = maps::BLANK_FLOW.get(0)?;
-        maps::FLOWS.insert(key, blank, 0).ok()?;
-        self.tabled(key)
+        Place::found(keyed::new_flow(key))
     }
 
     #[inline(always)]
     fn untable(&self, key: &FlowKey) {
-        let _ = maps::FLOWS.remove(key);
+        keyed::remove_flow(key);
     }
 }
 
 #[inline(always)]
 fn code(verdict: u32) -> Verdict {
     Verdict::from_code(verdict as u8)
+}
+
+/// How many of the `left` bytes go into N; `None` where there are none.
+#[inline(always)]
+pub fn within<const N: usize>(left: u32) -> Option<u32> {
+    // One less than that, so that one comparison bounds it from both sides: before Linux 6.8 the verifier
+    // learns nothing from a comparison with zero.
+    let last = opaque(u64::from(left.min(N as u32)).wrapping_sub(1));
+    if last < N as u64 { Some(last as u32 + 1) } else { None }
 }
 
 /// The same value, of which the compiler knows nothing any more: it must then keep the checks that the

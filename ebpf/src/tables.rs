@@ -17,7 +17,7 @@ use bulkhead_abi::{
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
 
-use crate::maps;
+use crate::{keyed, maps};
 
 /// Copies a value out of a hash map at once: the kernel may give its element to another key.
 macro_rules! copy {
@@ -94,7 +94,7 @@ pub fn failsafe(key: &FailsafeKey) -> bool {
 
 #[inline(always)]
 pub fn local(addr: &Addr) -> Option<LocalAddress> {
-    copy!(maps::LOCALS, addr)
+    copy!(maps::LOCALS, &{ *addr })
 }
 
 #[inline(always)]
@@ -121,10 +121,11 @@ pub fn coarse_now() -> u64 {
 
 #[inline(always)]
 pub fn find_slot(key: &CounterKey) -> u32 {
-    if let Some(owner) = copy!(maps::SLOTS, key) {
+    let key = *key;
+    if let Some(owner) = copy!(maps::SLOTS, &key) {
         return owner.slot;
     }
-    new_slot(key)
+    new_slot(&key)
 }
 
 /// Takes the next free slot for `key`. Two CPUs at once may take two: one is then never used.
@@ -161,12 +162,17 @@ pub fn add(slot: u32, flows: u64, packets: u64, bytes: u64) {
 #[inline(always)]
 pub fn denial(key: &FlowKey) -> Option<Denial> {
     // The element may be given to another flow while it is copied: its tag tells.
-    copy!(maps::DENIED, key).filter(|denial| denial.tag == key.tag())
+    // SAFETY: null or plain bytes, copied at once.
+    unsafe { keyed::denial(key).as_ref() }.copied().filter(|denial| denial.tag == key.tag())
 }
 
 #[inline(always)]
-pub fn remember_denial(key: &FlowKey, denial: &Denial) {
-    let _ = maps::DENIED.insert(key, denial, 0);
+pub fn note_denial(key: &FlowKey, note: impl FnOnce(&mut Denial)) {
+    // SAFETY: null or an element of a preallocated table, which the kernel may give to another flow; whoever
+    // reads it goes by its tag.
+    if let Some(denial) = unsafe { keyed::denial_or_new(key).as_mut() } {
+        note(denial);
+    }
 }
 
 #[inline(always)]
@@ -353,8 +359,12 @@ macro_rules! kernel_tables {
                 $crate::tables::denial(key)
             }
             #[inline(always)]
-            fn remember_denial(&self, key: &bulkhead_abi::FlowKey, denial: &bulkhead_abi::flow::Denial) {
-                $crate::tables::remember_denial(key, denial)
+            fn note_denial(
+                &self,
+                key: &bulkhead_abi::FlowKey,
+                note: impl FnOnce(&mut bulkhead_abi::flow::Denial),
+            ) {
+                $crate::tables::note_denial(key, note)
             }
             #[inline(always)]
             fn emit(&self, fill: impl FnOnce(&mut bulkhead_abi::Event)) {

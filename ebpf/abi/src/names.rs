@@ -33,6 +33,8 @@ names! {
     FLOWS = "FLOWS";
     /// One flow of zeroes.
     BLANK_FLOW = "BLANK_FLOW";
+    /// What a remembered denial begins as.
+    BLANK_DENIAL = "BLANK_DENIAL";
     /// [`FlowKey`](crate::FlowKey) → [`FlowState`](crate::FlowState) of what the guard judges.
     TRANSIT = "TRANSIT";
     /// [`FragmentKey`](crate::flow::FragmentKey) → [`FirstFragment`](crate::flow::FirstFragment).

@@ -38,7 +38,7 @@ pub mod parts {
         enter::{enter, packet_socket, stamp},
         fragments::{first_fragment, later_fragment, read_fragment},
         refuse,
-        transit::{open, transit},
+        transit::{icmp_error, open, transit},
     };
     pub use crate::track::parts::{account, prepare};
 }
@@ -142,6 +142,11 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     fn on_first_fragment(&self, state: &State, first: &FirstFragment, verdict: Verdict) -> Outcome {
         parts::first_fragment(self, state, first, verdict)
     }
+    /// [`parts::icmp_error`].
+    #[inline(always)]
+    fn on_icmp_error(&self, state: &State) -> Outcome {
+        parts::icmp_error(self, state)
+    }
     /// [`parts::transit`].
     #[inline(always)]
     fn on_transit(&self, state: &State) -> Outcome {
@@ -232,7 +237,7 @@ fn forward<G: Guard>(guard: &G, state: &mut State) -> Verdict {
 #[inline(always)]
 fn judge_flow<G: Guard>(guard: &G, state: &State) -> Outcome {
     if state.kind == Kind::IcmpError {
-        return guard.on_open(state);
+        return guard.on_icmp_error(state);
     }
     match guard.on_transit(state) {
         Outcome::Untracked => guard.on_open(state),

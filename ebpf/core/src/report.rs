@@ -24,8 +24,9 @@ pub trait Report {
     fn add(&self, slot: u32, flows: u64, packets: u64, bytes: u64);
     /// What is remembered of a denied flow.
     fn denial(&self, key: &FlowKey) -> Option<Denial>;
-    /// Remembers it.
-    fn remember_denial(&self, key: &FlowKey, denial: &Denial);
+    /// Lets `note` write into what is remembered of a denied flow: all zero where nothing was, or that of
+    /// another flow (its tag tells).
+    fn note_denial(&self, key: &FlowKey, note: impl FnOnce(&mut Denial));
     /// Hands an event to the daemon, filled in where it will be read, or counts its loss.
     fn emit(&self, fill: impl FnOnce(&mut Event));
     /// Network namespace cookie of the socket at hand, 0 if unknown.
@@ -41,11 +42,14 @@ pub fn denied_first<R: Report>(report: &R, key: &FlowKey) -> bool {
     /// retransmission of a SYN that people wait for (RFC 6298: 1, 3, 7, 15, 31 seconds).
     const MEMORY: u64 = 35_000_000_000;
     let told = report.now();
-    if report.denial(key).is_some_and(|denial| told.wrapping_sub(denial.told) < MEMORY) {
-        return false;
-    }
-    report.remember_denial(key, &Denial { told, tag: key.tag(), ..Denial::default() });
-    true
+    let mut first = true;
+    report.note_denial(key, |denial| {
+        first = denial.tag != key.tag() || told.wrapping_sub(denial.told) >= MEMORY;
+        if first {
+            (denial.told, denial.judged, denial.tag) = (told, 0, key.tag());
+        }
+    });
+    first
 }
 
 /// What was decided about, in the direction of the flow.

@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// Give up after so many minutes
     #[arg(long, value_name = "N", default_value_t = 60)]
     minutes: u64,
+    /// Let the processor run the guest itself, where KVM works, and not emulate it
+    #[arg(long)]
+    kvm: bool,
     /// Only test binaries with these names
     #[arg(value_name = "NAME")]
     only: Vec<String>,
@@ -57,7 +60,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         ramdisk::make(&disk, &kernel, &programs, &runs)
     })?;
     let limit = Duration::from_secs(60 * options.minutes);
-    let end = guest::run(&kernel, &disk, limit)?;
+    let end = guest::run(&kernel, &disk, limit, options.kvm)?;
     println!(
         "Linux {}: {} passed, {} failed, {} skipped, in {} (the guest) of {}",
         kernel.release,

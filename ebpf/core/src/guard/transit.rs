@@ -82,10 +82,8 @@ pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
             return Outcome::Anomaly(Reason::Stray);
         }
     }
-    match state.kind {
-        Kind::EchoReply => return Outcome::Anomaly(Reason::Stray),
-        Kind::IcmpError => return icmp_error(guard, state),
-        _ => {}
+    if state.kind == Kind::EchoReply {
+        return Outcome::Anomaly(Reason::Stray);
     }
     let policy = state.policy(guard);
     let sender = carried(guard, state);
@@ -171,7 +169,7 @@ fn enter_hand_over<G: Guard>(guard: &G, state: &State, decision: &Decision) -> b
 /// An ICMP error passes when it goes to the sender of what it quotes, and that is of a flow of the guard's
 /// that is live and passes.
 #[inline(always)]
-fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
+pub fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
     let Some(quoted) = packet::parse_quoted(guard, state.transport) else {
         return Outcome::Anomaly(Reason::IcmpError);
     };

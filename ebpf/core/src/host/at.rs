@@ -128,8 +128,8 @@ impl Report for At<'_> {
     fn denial(&self, key: &FlowKey) -> Option<Denial> {
         self.node.denied.borrow().get(key).copied()
     }
-    fn remember_denial(&self, key: &FlowKey, denial: &Denial) {
-        self.node.denied.borrow_mut().insert(*key, *denial);
+    fn note_denial(&self, key: &FlowKey, note: impl FnOnce(&mut Denial)) {
+        note(self.node.denied.borrow_mut().entry(*key).or_default());
     }
     fn emit(&self, fill: impl FnOnce(&mut Event)) {
         let mut event = Event::new_zeroed();

@@ -5,8 +5,6 @@
 //! a time that nobody waits for it: who comes into a zone, or begins to listen, is seen when it is over.
 //! It is asked only where no approved flow was found, and answers nothing but denials.
 
-use bulkhead_abi::flow::Denial;
-
 use super::{Hook, State};
 
 /// How long a denial is taken as given, in nanoseconds.
@@ -32,16 +30,15 @@ pub(super) fn remember<H: Hook>(hook: &H, state: &State, slot: u32) {
     if !is_told_by_key(state) {
         return;
     }
-    let Some(known) = hook.denial(&state.key) else { return };
-    let denial = Denial {
-        judged: hook.now(),
-        generation: state.control.generation,
-        cgroup: hook.cgroup(),
-        slot,
-        leaves: u8::from(state.leaves()),
-        ..known
-    };
-    hook.remember_denial(&state.key, &denial);
+    let (now, cgroup) = (hook.now(), hook.cgroup());
+    hook.note_denial(&state.key, |denial| {
+        // Of one that nobody was told of, nothing is remembered.
+        if denial.tag == state.key.tag() {
+            (denial.generation, denial.cgroup, denial.slot) = (state.control.generation, cgroup, slot);
+            denial.leaves = u8::from(state.leaves());
+            denial.judged = now;
+        }
+    });
 }
 
 /// Whether the flow's key says all that a verdict depends on. What kind of ICMP it is stands beside it.
