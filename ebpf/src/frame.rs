@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use bulkhead_abi::{
-    FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload,
+    FlowKey, FlowState, Protocol, Reason, SocketFlow, Verdict, Workload,
     flow::{FirstFragment, FragmentKey, Opening},
     tables::Interface,
 };
@@ -124,6 +124,11 @@ impl Bytes for Frame {
         };
         // SAFETY: all of it was written.
         if result == 0 { Some(unsafe { words.assume_init() }) } else { None }
+    }
+
+    #[inline(always)]
+    fn behind_extensions(&self, first: u8) -> Result<(Protocol, u32), Reason> {
+        crate::leaf::extensions_from(leaf::guard_extensions(self.skb, first.into()))
     }
 }
 

@@ -8,6 +8,7 @@ use bulkhead_abi::{
 use bulkhead_core::{
     guard::{Mark, Part, parts},
     judge::Decision,
+    packet,
     track::State,
 };
 
@@ -26,6 +27,13 @@ pub extern "C" fn guard_prepare(skb: *mut __sk_buff, state: *mut State) -> u32 {
         parts::prepare(&Frame::measured(skb), state);
     }
     0
+}
+
+/// [`packet::follow_extensions`] of a frame; see [`leaf::extensions_code`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_extensions(skb: *mut __sk_buff, first: u32) -> u64 {
+    leaf::extensions_code(packet::follow_extensions(&Frame::measured(skb), first as u8))
 }
 
 /// [`parts::stamp`]; a mark's number.

@@ -9,18 +9,17 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     programs::SkBuffContext,
 };
-use bulkhead_abi::{
-    Addr, Cell, CounterKey, Direction, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
-};
+use bulkhead_abi::{Addr, CounterKey, Direction, Identity, Protocol, Reason, SocketFlow, Verdict, Workload};
 use bulkhead_core::{
     endpoint,
-    judge::Decision,
+    judge::{self, Decision, Question, Sides},
+    packet,
     tables::Policy,
     track::{Entry, State, Telling, Whose, parts},
 };
 
 use crate::{
-    skb::{self, Place, Skb},
+    skb::{self, Place, Raw, Skb},
     tables::{self, Kernel},
 };
 
@@ -33,17 +32,23 @@ pub extern "C" fn leaf_resolve(generation: u64, cgroup: u64, anchor: u64, addr: 
     endpoint::lookup(&Policy::at(&Kernel, generation), &Workload { cgroup, anchor }, addr).0
 }
 
-/// [`Policy::lookup`] of `from << 32 | to` and `protocol << 16 | port`; 1 if `answer` was written.
+/// [`judge::lookup`] of `from << 32 | to` and `sides << 24 | protocol << 16 | port`: the answer as
+/// `rule << 32 | reason << 8 | verdict`, 0 where there is none.
+///
+/// As a number it is one state to the verifier, where each reason and verdict would be one of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn leaf_cell(generation: u64, pair: u64, service: u64, answer: *mut Cell) -> u32 {
-    // SAFETY: null or, by the verifier's word, room for a whole cell.
-    let Some(answer) = (unsafe { answer.as_mut() }) else { return 0 };
-    let (from, to) = (Identity((pair >> 32) as u32), Identity(pair as u32));
-    match Policy::at(&Kernel, generation).lookup(from, to, Protocol((service >> 16) as u8), service as u16) {
-        Some(cell) => {
-            *answer = cell;
-            1
+pub extern "C" fn leaf_answer(generation: u64, pair: u64, service: u64) -> u64 {
+    let question = Question {
+        from: Identity((pair >> 32) as u32),
+        to: Identity(pair as u32),
+        protocol: Protocol((service >> 16) as u8),
+        port: service as u16,
+        sides: Sides::from_code((service >> 24) as u8),
+    };
+    match judge::lookup(&Policy::at(&Kernel, generation), &question) {
+        Some(answer) => {
+            u64::from(answer.rule) << 32 | u64::from(answer.reason as u8) << 8 | answer.verdict as u64
         }
         None => 0,
     }
@@ -59,6 +64,34 @@ pub extern "C" fn leaf_receiver(netns: u64, addr: *const Addr, service: u64, rec
         endpoint::lookup_receiver(&Kernel, netns, addr, service as u16, Protocol((service >> 16) as u8));
     0
 }
+
+/// [`packet::follow_extensions`] of a packet at a socket; see [`extensions_code`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_extensions(skb: *mut __sk_buff, first: u32) -> u64 {
+    extensions_code(packet::follow_extensions(&Raw(skb), first as u8))
+}
+
+/// What stands behind extension headers, as a number: `offset << 8 | protocol`, or a reason behind
+/// [`UNREADABLE`].
+#[inline(always)]
+pub fn extensions_code(found: Result<(Protocol, u32), Reason>) -> u64 {
+    match found {
+        Ok((protocol, at)) => u64::from(at) << 8 | u64::from(protocol.0),
+        Err(reason) => UNREADABLE | reason as u64,
+    }
+}
+
+/// From its number.
+#[inline(always)]
+pub fn extensions_from(code: u64) -> Result<(Protocol, u32), Reason> {
+    if code & UNREADABLE != 0 {
+        return Err(Reason::from_code(code as u8));
+    }
+    Ok((Protocol(code as u8), (code >> 8) as u32))
+}
+
+const UNREADABLE: u64 = 1 << 63;
 
 /// The workload of a packet's socket.
 #[unsafe(no_mangle)]

@@ -80,6 +80,11 @@ impl Bytes for Skb {
     fn first<const N: usize>(&self) -> Option<Words<N>> {
         Raw(self.ctx.skb.skb).first()
     }
+
+    #[inline(always)]
+    fn behind_extensions(&self, first: u8) -> Result<(Protocol, u32), Reason> {
+        leaf::extensions_from(leaf::leaf_extensions(self.ctx.skb.skb, first.into()))
+    }
 }
 
 /// A packet alone.

@@ -298,24 +298,22 @@ macro_rules! kernel_tables {
                 ))
             }
             #[inline(always)]
-            fn cell(
+            fn answer(
                 &self,
                 generation: u64,
-                from: bulkhead_abi::Identity,
-                to: bulkhead_abi::Identity,
-                protocol: bulkhead_abi::Protocol,
-                port: u16,
-            ) -> Option<bulkhead_abi::Cell> {
-                let pair = u64::from(from.0) << 32 | u64::from(to.0);
-                let mut cell = bulkhead_abi::Cell::CLOSED;
-                match $crate::leaf::leaf_cell(
-                    generation,
-                    pair,
-                    u64::from(protocol.0) << 16 | u64::from(port),
-                    &mut cell,
-                ) {
+                question: &bulkhead_core::judge::Question,
+            ) -> Option<bulkhead_abi::tables::SideAnswer> {
+                let pair = u64::from(question.from.0) << 32 | u64::from(question.to.0);
+                let service = u64::from(question.sides.to_code()) << 24
+                    | u64::from(question.protocol.0) << 16
+                    | u64::from(question.port);
+                match $crate::leaf::leaf_answer(generation, pair, service) {
                     0 => None,
-                    _ => Some(cell),
+                    answer => Some(bulkhead_abi::tables::SideAnswer {
+                        verdict: bulkhead_abi::Verdict::from_code(answer as u8),
+                        reason: bulkhead_abi::Reason::from_code((answer >> 8) as u8),
+                        rule: (answer >> 32) as u32,
+                    }),
                 }
             }
             #[inline(always)]

@@ -8,6 +8,7 @@ mod commit;
 pub mod drift;
 mod error;
 mod events;
+mod features;
 pub mod guard;
 pub mod keep;
 mod locals;
@@ -31,6 +32,7 @@ use bulkhead_policy::Image;
 pub use commit::Commit;
 pub use error::DatapathError;
 pub use events::EventStream;
+pub use features::Features;
 pub use maps::{MapUsage, Maps};
 pub use programs::embedded;
 pub use reader::{EndpointQuery, KernelAnswer, ProgramStats, Reader};
@@ -88,6 +90,7 @@ pub struct Datapath {
     maps: Arc<Maps>,
     mirror: Mirror,
     loaded: Option<Loaded>,
+    features: Features,
     links: PathBuf,
     maps_dir: PathBuf,
     cgroup_root: PathBuf,
@@ -108,7 +111,8 @@ impl Datapath {
         }
         let fresh = !maps_dir.join(names::CONTROL).exists();
         let running = names::PROGRAMS.iter().any(|name| links.join(name).exists());
-        let loaded = programs::load(options, &maps_dir)?;
+        let features = Features::probe()?;
+        let loaded = programs::load(options, &maps_dir, features)?;
         let maps = Arc::new(Maps::open(&maps_dir)?);
         let host = bulkhead_sys::netns::NetNs::current()?.cookie()?;
         maps.control.store(CONTROL_HOST, host)?;
@@ -120,6 +124,7 @@ impl Datapath {
         let mut datapath = Self {
             mirror,
             loaded: Some(loaded),
+            features,
             links,
             maps_dir,
             cgroup_root: options.cgroup_root.to_owned(),
@@ -211,6 +216,11 @@ impl Datapath {
         let flags = self.maps.control.load(CONTROL_FLAGS)?;
         let wanted = if audit { flags | Control::FLAG_AUDIT } else { flags & !Control::FLAG_AUDIT };
         if wanted == flags { Ok(()) } else { self.set_flags(wanted) }
+    }
+
+    /// What the kernel offers, and so which fallbacks are in use.
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// Read access.

@@ -22,7 +22,7 @@ use aya::{
 use bulkhead_abi::{Direction, names};
 use bulkhead_sys::map::Map;
 
-use crate::{DatapathError, Options};
+use crate::{DatapathError, Features, Options};
 
 /// The programs, verified by the kernel but not attached.
 pub(crate) struct Loaded {
@@ -41,27 +41,14 @@ pub(crate) struct Links {
 }
 
 /// Loads the object with its maps pinned in, or taken from, the folder `maps`.
-pub(crate) fn load(options: &Options<'_>, maps: &Path) -> Result<Loaded, DatapathError> {
+pub(crate) fn load(options: &Options<'_>, maps: &Path, features: Features) -> Result<Loaded, DatapathError> {
     let bytes = match options.object {
         Some(path) => {
             fs::read(path).map_err(|error| DatapathError::Object { path: path.to_owned(), error })?
         }
         None => embedded().ok_or(DatapathError::NoObject)?.to_vec(),
     };
-    match load_with(options, maps, &bytes, true) {
-        // bpf_get_netns_cookie in cgroup_skb is of Linux 6.15: without it, socket storage must do.
-        Err(DatapathError::Program { .. }) => load_with(options, maps, &bytes, false),
-        result => result,
-    }
-}
-
-fn load_with(
-    options: &Options<'_>,
-    maps: &Path,
-    bytes: &[u8],
-    netns_cookie: bool,
-) -> Result<Loaded, DatapathError> {
-    let flag = u32::from(netns_cookie);
+    let flag = u32::from(features.netns_cookie);
     let mount = bulkhead_sys::cgroup::mount_point()?;
     let level = options.cgroup_root.strip_prefix(&mount).map_or(0, |below| below.components().count());
     let level = u32::try_from(level).unwrap_or(u32::MAX);
@@ -75,7 +62,7 @@ fn load_with(
     for name in names::MAPS {
         loader.map_pin_path(name, maps.join(name));
     }
-    let mut object = loader.load(bytes)?;
+    let mut object = loader.load(&bytes)?;
     drop(loader);
     for name in names::PROGRAMS.into_iter().chain(names::GUARD_PROGRAMS) {
         let program = object.program_mut(name).ok_or(DatapathError::Missing(name))?;

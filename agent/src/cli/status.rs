@@ -112,6 +112,12 @@ fn text(status: &Status) -> String {
     );
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
     line("guards", status.cgroup_root.display().to_string());
+    let kernel = &status.kernel;
+    line("kernel", format!("Linux {}", kernel.release));
+    let (hook, cookie) = (kernel.interface_hook.as_str(), kernel.netns_cookie.as_str());
+    line("", format!("interfaces by {}", if hook == "tcx" { hook } else { "clsact filters (no TCX here)" }));
+    let storage = "sockets' storage (no helper here)";
+    line("", format!("namespace cookies from {}", if cookie == "helper" { "the helper" } else { storage }));
     line("mode", status.mode.as_str().to_owned());
     line("privileges", privileges(&status.privileges));
     let enforcing = if status.enforcing { "" } else { " (not in force yet)" };

@@ -98,6 +98,9 @@ pub struct Status {
     pub generation: u64,
     /// Whether enforcement has begun.
     pub enforcing: bool,
+    /// The kernel it runs on.
+    #[serde(default)]
+    pub kernel: KernelStatus,
     /// The policy.
     pub policy: PolicyStatus,
     /// Kernel tables.
@@ -129,6 +132,17 @@ pub struct Status {
     pub tamper: Vec<TamperView>,
     /// Tables that could not be read for this answer.
     pub unreadable: Vec<String>,
+}
+
+/// The running kernel, and what is used of it: where something is missing, its fallback.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KernelStatus {
+    /// Its release, as `uname -r` says it.
+    pub release: String,
+    /// How programs are attached to interfaces: `tcx` or, before Linux 6.6, `clsact`.
+    pub interface_hook: String,
+    /// Where packet programs have a namespace's cookie from: `helper` or, before Linux 6.15, `storage`.
+    pub netns_cookie: String,
 }
 
 /// What policy is loaded, and how its last reload went.

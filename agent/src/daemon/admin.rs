@@ -20,7 +20,7 @@ use super::snapshot::Shared;
 use crate::config::Config;
 use crate::control::protocol::{DriftView, Explanation, FlowFilter, Question, Reply, Request};
 use crate::control::server::Answers;
-use crate::datapath::{MapUsage, ProgramStats, Reader};
+use crate::datapath::{Features, MapUsage, ProgramStats, Reader};
 use crate::explain::Case;
 use crate::guard::{self, Guards};
 use crate::instance::Instance;
@@ -49,6 +49,7 @@ pub struct Admin {
     pub(super) reader: Reader,
     pub(super) config: Config,
     pub(super) instance: Instance,
+    pub(super) features: Features,
     pub(super) started: SystemTime,
     pub(super) tamper: Arc<Record>,
     pub(super) guards: Guards,

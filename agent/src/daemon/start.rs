@@ -150,8 +150,18 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let verify = (config.verify_seconds > 0).then(|| Duration::from_secs(u64::from(config.verify_seconds)));
     let (commands, requests) = mpsc::channel(16);
     let started = SystemTime::now();
-    let admin =
-        Admin { shared: Arc::clone(&shared), reader, config, instance, started, tamper, guards, commands };
+    let features = reconciler.kernel().features();
+    let admin = Admin {
+        shared: Arc::clone(&shared),
+        reader,
+        config,
+        instance,
+        features,
+        started,
+        tamper,
+        guards,
+        commands,
+    };
     shared.reconciler.beat();
     shared.events.beat();
     admin::start(Arc::new(admin), metrics, control, http, uid).map_err(io("start the admin thread"))?;

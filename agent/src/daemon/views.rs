@@ -12,8 +12,8 @@ use super::admin::Admin;
 use super::snapshot::Snapshot;
 use crate::config::display_failsafe;
 use crate::control::protocol::{
-    FailsafeView, FlowFilter, FlowView, MapView, PolicyStatus, PrivilegesView, ProgramView, Status,
-    TamperView, ZoneView,
+    FailsafeView, FlowFilter, FlowView, KernelStatus, MapView, PolicyStatus, PrivilegesView, ProgramView,
+    Status, TamperView, ZoneView,
 };
 use crate::explain::rule_by_number;
 use crate::privilege::Privileges;
@@ -42,6 +42,7 @@ impl Admin {
             mode: snapshot.mode,
             generation: self.reader.generation(),
             enforcing: snapshot.enforcing,
+            kernel: self.kernel_status(),
             policy: self.policy_status(&snapshot),
             maps: maps
                 .into_iter()
@@ -87,6 +88,15 @@ impl Admin {
             drift_repaired: snapshot.drift.repaired,
             tamper: self.tamper.findings().into_iter().map(tamper_view).collect(),
             unreadable,
+        }
+    }
+
+    fn kernel_status(&self) -> KernelStatus {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        KernelStatus {
+            release: release.trim().to_owned(),
+            interface_hook: if self.features.tcx { "tcx" } else { "clsact" }.to_owned(),
+            netns_cookie: if self.features.netns_cookie { "helper" } else { "storage" }.to_owned(),
         }
     }
 

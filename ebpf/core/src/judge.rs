@@ -19,6 +19,28 @@ pub enum Sides {
     Both,
 }
 
+impl Sides {
+    /// As a number, for the border between two functions of the kernel's.
+    #[inline(always)]
+    pub const fn to_code(self) -> u8 {
+        match self {
+            Self::Both => 0,
+            Self::One(Side::Egress) => 1,
+            Self::One(Side::Ingress) => 2,
+        }
+    }
+
+    /// From its number.
+    #[inline(always)]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::One(Side::Egress),
+            2 => Self::One(Side::Ingress),
+            _ => Self::Both,
+        }
+    }
+}
+
 /// A flow to be judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
@@ -77,10 +99,7 @@ pub fn judge<T: Tables>(
     } else if from == Identity::UNKNOWN || to == Identity::UNKNOWN {
         INCONSISTENT
     } else {
-        match policy.cell(from, to, question.protocol, question.port) {
-            Some(cell) => pick(question.sides, cell.egress(), cell.ingress()),
-            None => INCONSISTENT,
-        }
+        policy.answer(&Question { from, to, ..*question }).unwrap_or(INCONSISTENT)
     };
     let decision = Decision { verdict: answer.verdict, reason: answer.reason, rule: answer.rule, from, to };
     if decision.verdict == Verdict::Deny
@@ -94,6 +113,13 @@ pub fn judge<T: Tables>(
         return Decision { verdict: Verdict::Allow, reason: Reason::Failsafe, rule: 0, ..decision };
     }
     in_mode(policy, decision)
+}
+
+/// What the rules answer; `None` where the tables hold nothing for these two.
+#[inline(always)]
+pub fn lookup<T: Tables>(policy: &Policy<'_, T>, question: &Question) -> Option<SideAnswer> {
+    let cell = policy.cell(question.from, question.to, question.protocol, question.port)?;
+    Some(pick(question.sides, cell.egress(), cell.ingress()))
 }
 
 /// The answer of a socket layer for a flow to a virtual address: the guard judges it, when it is known

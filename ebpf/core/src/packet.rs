@@ -23,6 +23,15 @@ pub trait Bytes {
     /// The first `N` bytes, where there are as many: for less than [`load`](Bytes::load), which has to
     /// clear what it may not fill.
     fn first<const N: usize>(&self) -> Option<Words<N>>;
+
+    /// [`follow_extensions`].
+    #[inline(always)]
+    fn behind_extensions(&self, first: u8) -> Result<(Protocol, u32), Reason>
+    where
+        Self: Sized,
+    {
+        follow_extensions(self, first)
+    }
 }
 
 /// Bytes where words would lie: they are read by the word, and not one by one.
@@ -305,7 +314,7 @@ fn read_v6(bytes: &impl Bytes, head: &[u8; HEAD], read: u32, packet: &mut Packet
         packet.protocol = Protocol(*next);
         read_transport(packet, end, transport, read.saturating_sub(40))?;
     } else {
-        follow_extensions(bytes, *next, packet)?;
+        (packet.protocol, packet.transport) = bytes.behind_extensions(*next)?;
         let mut transport: Transport = [0; TRANSPORT];
         let have = bytes.load(packet.transport, &mut transport);
         read_transport(packet, end, &transport, have)?;
@@ -335,13 +344,14 @@ const fn is_extension(next: u8) -> bool {
     matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140)
 }
 
+/// What stands behind the extension headers of an IPv6 packet, of which `first` is the first one, and
+/// at which offset.
 #[inline(always)]
-fn follow_extensions(bytes: &impl Bytes, first: u8, packet: &mut Packet) -> Result<(), Reason> {
+pub fn follow_extensions(bytes: &impl Bytes, first: u8) -> Result<(Protocol, u32), Reason> {
     let (mut next, mut at) = (first, 40u32);
     for _ in 0..limits::EXTENSION_HEADERS {
         if !is_extension(next) {
-            (packet.protocol, packet.transport) = (Protocol(next), at);
-            return Ok(());
+            return Ok((Protocol(next), at));
         }
         let mut header = [0u8; 4];
         if bytes.load(at, &mut header) < 4 {

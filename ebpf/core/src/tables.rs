@@ -3,10 +3,15 @@
 use bulkhead_abi::{
     Addr, Cell, Control, Identity, LocalAddress, PairKey, Protocol, RuleKey, Workload,
     flow::{Listener, ListenerKey},
-    tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+    tables::{
+        FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, SideAnswer, UnionValue, WorkloadValue,
+    },
 };
 
-use crate::endpoint;
+use crate::{
+    endpoint,
+    judge::{self, Question},
+};
 
 /// One lookup per table, each returning a copy, and never a value of another key: values carry their own
 /// where the kernel may give an element away while it is read. Nothing here decides.
@@ -44,20 +49,13 @@ pub trait Tables {
     {
         endpoint::lookup(&Policy::at(self, generation), workload, addr)
     }
-    /// [`Policy::lookup`].
+    /// [`judge::lookup`].
     #[inline(always)]
-    fn cell(
-        &self,
-        generation: u64,
-        from: Identity,
-        to: Identity,
-        protocol: Protocol,
-        port: u16,
-    ) -> Option<Cell>
+    fn answer(&self, generation: u64, question: &Question) -> Option<SideAnswer>
     where
         Self: Sized,
     {
-        Policy::at(self, generation).lookup(from, to, protocol, port)
+        judge::lookup(&Policy::at(self, generation), question)
     }
     /// [`endpoint::lookup_receiver`].
     #[inline(always)]
@@ -113,15 +111,15 @@ impl<'a, T: Tables> Policy<'a, T> {
         if state.0 == 0 { None } else { Some(state) }
     }
 
-    /// The answer of the ruleset for `from` and `to`; `None` where the tables hold none.
+    /// What the rules answer; `None` where the tables hold nothing for these two.
     #[inline(always)]
-    pub fn cell(&self, from: Identity, to: Identity, protocol: Protocol, port: u16) -> Option<Cell> {
-        self.tables.cell(self.generation(), from, to, protocol, port)
+    pub fn answer(&self, question: &Question) -> Option<SideAnswer> {
+        self.tables.answer(self.generation(), question)
     }
 
-    /// What [`Policy::cell`] does.
+    /// The entry of the ruleset for `from` and `to`; `None` where the tables hold none.
     #[inline(always)]
-    pub fn lookup(&self, from: Identity, to: Identity, protocol: Protocol, port: u16) -> Option<Cell> {
+    pub fn cell(&self, from: Identity, to: Identity, protocol: Protocol, port: u16) -> Option<Cell> {
         let ruleset = match self.ruleset(PairKey { from, to }) {
             Some(ruleset) => ruleset,
             None => {
