@@ -44,6 +44,7 @@ pub struct Setup {
     flags: Vec<String>,
     object: Option<PathBuf>,
     pins: PathBuf,
+    log_level: String,
 }
 
 /// An agent, running or not, whose enforcement is taken off when this is dropped.
@@ -93,6 +94,13 @@ impl Setup {
         self
     }
 
+    /// Level of its log: `debug` as long as nothing is said.
+    #[must_use]
+    pub fn log_level(mut self, level: &str) -> Setup {
+        level.clone_into(&mut self.log_level);
+        self
+    }
+
     /// Starts the agent and waits until it enforces.
     pub fn start(self) -> Result<Agent> {
         let mut agent = self.place()?;
@@ -134,6 +142,7 @@ impl Agent {
             flags: Vec::new(),
             object: None,
             pins: PINS.into(),
+            log_level: "debug".to_owned(),
         }
     }
 
@@ -317,7 +326,7 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.command("run");
         command.arg("--policies").arg(self.policies()).args(["--mode", &self.setup.mode]);
-        command.args(["--log-format", "json", "--log-level", "debug", "--metrics"]);
+        command.args(["--log-format", "json", "--log-level", &self.setup.log_level, "--metrics"]);
         command.arg(self.metrics.map_or_else(|| "off".to_owned(), |address| address.to_string()));
         let object =
             self.setup.object.clone().or_else(|| std::env::var_os("BULKHEAD_OBJECT").map(PathBuf::from));

@@ -214,7 +214,20 @@ impl Peer {
         duration: Duration,
         timeout: Duration,
     ) -> Pending<Vec<LoopCount>> {
+        self.begin_loop(Kind::Tcp, targets, exchange, duration, timeout)
+    }
+
+    /// The same with any kind of socket: by UDP, too, each question has a socket of its own.
+    pub fn begin_loop(
+        &self,
+        kind: Kind,
+        targets: &[SocketAddr],
+        exchange: bool,
+        duration: Duration,
+        timeout: Duration,
+    ) -> Pending<Vec<LoopCount>> {
         let call = Call::ConnectLoop {
+            kind,
             targets: targets.to_vec(),
             v6: false,
             exchange,

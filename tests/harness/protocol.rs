@@ -91,7 +91,14 @@ pub enum Call {
     /// ICMP echo requests, one after the other; the limit is for each.
     Ping { to: SocketAddr, bind: Option<SocketAddr>, raw: bool, count: u64, timeout_ms: u64 },
     /// Connects as fast as it can, to each target in turn, for a while.
-    ConnectLoop { targets: Vec<SocketAddr>, v6: bool, exchange: bool, duration_ms: u64, timeout_ms: u64 },
+    ConnectLoop {
+        kind: Kind,
+        targets: Vec<SocketAddr>,
+        v6: bool,
+        exchange: bool,
+        duration_ms: u64,
+        timeout_ms: u64,
+    },
     /// Begins to keep every frame that comes in by any interface of the namespace.
     Capture,
     /// The next of these frames that holds `marker`.

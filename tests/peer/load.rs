@@ -71,6 +71,7 @@ fn byte_at(position: u64) -> u8 {
 
 /// Connects to each target in turn until `until`.
 pub(crate) fn connect_loop(
+    kind: Kind,
     targets: &[SocketAddr],
     v6: bool,
     exchange: bool,
@@ -83,7 +84,7 @@ pub(crate) fn connect_loop(
     while Instant::now() < until {
         for target in &mut counts {
             let started = Instant::now();
-            match one(target.to, v6, exchange, limit) {
+            match one(kind, target.to, v6, exchange, limit) {
                 Ok(()) => {
                     target.ok += 1;
                     target.slowest_us = target.slowest_us.max(micros(started.elapsed()));
@@ -97,12 +98,14 @@ pub(crate) fn connect_loop(
     Ok(counts)
 }
 
-fn one(to: SocketAddr, v6: bool, exchange: bool, limit: Duration) -> Result<(), Fault> {
-    let fd = connect(Kind::Tcp, to, None, v6, None, Instant::now() + limit)?;
-    // Reset at the end: thousands of connections in TIME_WAIT would use up the ports.
-    sockopt::set_socket_linger(&fd, Some(Duration::ZERO))?;
+fn one(kind: Kind, to: SocketAddr, v6: bool, exchange: bool, limit: Duration) -> Result<(), Fault> {
+    let fd = connect(kind, to, None, v6, None, Instant::now() + limit)?;
+    if kind == Kind::Tcp {
+        // Reset at the end: thousands of connections in TIME_WAIT would use up the ports.
+        sockopt::set_socket_linger(&fd, Some(Duration::ZERO))?;
+    }
     if exchange {
-        let socket = Socket { fd, kind: Kind::Tcp, served: Arc::default() };
+        let socket = Socket { fd, kind, served: Arc::default() };
         talk::exchange(&socket, 1, 32, None, limit)?;
     }
     Ok(())

@@ -140,9 +140,9 @@ fn call(sockets: &Sockets, call: Call, started: Instant) -> Result<Answer, Fault
             let limit = Duration::from_millis(timeout_ms);
             ping::ping(to.ip(), bind.map(|bind| bind.ip()), raw, count, limit).map(Answer::Exchanged)
         }
-        Call::ConnectLoop { targets, v6, exchange, duration_ms, timeout_ms } => {
-            let limit = Duration::from_millis(timeout_ms);
-            load::connect_loop(&targets, v6, exchange, after(duration_ms), limit).map(Answer::Loop)
+        Call::ConnectLoop { kind, targets, v6, exchange, duration_ms, timeout_ms } => {
+            let (until, limit) = (after(duration_ms), Duration::from_millis(timeout_ms));
+            load::connect_loop(kind, &targets, v6, exchange, until, limit).map(Answer::Loop)
         }
         Call::Capture => sockets.keep_packet(bulkhead_sys::packet::capture(), started),
         Call::Captured { socket, marker, timeout_ms } => {

@@ -17,6 +17,7 @@ mod process;
 mod progress;
 mod rules;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -75,6 +76,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Let connections, policies, workloads and agents come and go for a long time, and look for leaks
+    /// and wrong verdicts
+    Soak {
+        /// For so many minutes, and some for looking
+        #[arg(long, default_value_t = 20)]
+        minutes: u64,
+    },
     /// Check format, lints, licences, dependencies, and the rules for source files
     Lint {
         /// Also ask the advisory database, which must be fetched from the network
@@ -113,6 +121,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Test { elsewhere: None, args } => test::run(&workspace, &args),
         Command::Demo { keep, clean } => demo::run(&workspace, &demo::Options { keep, clean }),
         Command::Bench { args } => bench::run(&workspace, &args),
+        Command::Soak { minutes } => soak::run(&workspace, minutes),
         Command::Lint { advisories } => lint::run(&workspace, advisories),
         Command::Clean => clean::run(&workspace),
     }

@@ -1,0 +1,114 @@
+//! The network, the server, the clients and the agent of the run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bulkhead_tests::harness::{Agent, Cgroup, Kind, Ns, Peer, Serve, Topology, wait_until};
+
+use crate::figures::{self, Figures};
+use crate::interrupt::Interrupt;
+use crate::policy::{ALWAYS, FIRST, NEVER, Policy, SECOND, server};
+
+/// Longer than anything takes on a busy machine.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// A flow of datagrams that was answered is forgotten after three minutes, and the agent looks once in a
+/// while.
+const EXPIRY: Duration = Duration::from_secs(300);
+
+/// Dropped from the top: processes, then the agent, then what they live in.
+pub(crate) struct Lab {
+    /// Clients, and whether they have IPv6.
+    pub(crate) clients: Vec<(Arc<Peer>, bool)>,
+    _server: Peer,
+    pub(crate) agent: Agent,
+    /// What is in force, or will be once an agent runs.
+    pub(crate) policy: Policy,
+    /// Workloads that come and go live below it.
+    pub(crate) churn: Cgroup,
+    _cgroups: Vec<Cgroup>,
+    _root: Cgroup,
+    net: Topology,
+}
+
+impl Lab {
+    /// Everything, with the first policy in force.
+    pub(crate) fn new() -> Result<Lab> {
+        let net = Topology::routed(&[
+            ("one", &["10.61.1.1/24"]),
+            ("two", &["10.61.2.2/24"]),
+            ("three", &["10.61.3.3/24", "fd00:61:3::3/64"]),
+            ("server", &["10.61.9.9/24", "fd00:61:9::9/64"]),
+        ])?;
+        let root = Cgroup::new("soak")?;
+        let names = ["one", "two", "three", "server"];
+        let cgroups = names.iter().map(|name| root.child(name)).collect::<Result<Vec<_>>>()?;
+        let churn = root.child("churn")?;
+        // Datagrams of each attempt have a port of their own, and an entry for three minutes.
+        let setup = Agent::prepare(&root, &Policy::A.text()).in_ns(net.ns("router")?);
+        let setup = setup.flag("--flow-capacity=1000000").flag("--guard-interfaces=port*");
+        let agent = setup.log_level("warn").start()?;
+        let mut peers = Vec::new();
+        for (name, cgroup) in names.iter().zip(&cgroups) {
+            let peer = Peer::spawn(Some(net.ns(name)?), Some(cgroup))?;
+            yield_to_agents(&peer)?;
+            peers.push((peer, *name == "three"));
+        }
+        let (clients, servers): (Vec<_>, Vec<_>) = {
+            let last = peers.split_off(peers.len().saturating_sub(1));
+            (peers.into_iter().map(|(peer, v6)| (Arc::new(peer), v6)).collect(), last)
+        };
+        let Some((serving, _)) = servers.into_iter().next() else { anyhow::bail!("a lab without a server") };
+        for port in [ALWAYS, FIRST, SECOND, NEVER] {
+            for (kind, v6) in [(Kind::Tcp, false), (Kind::Tcp, true), (Kind::Udp, false), (Kind::Udp, true)] {
+                serving.listen(kind, server(v6, port), Serve::Echo)?;
+            }
+        }
+        let policy = Policy::A;
+        Ok(Lab { clients, _server: serving, agent, policy, churn, _cgroups: cgroups, _root: root, net })
+    }
+
+    /// The namespace of the node, through which all packets go.
+    pub(crate) fn router(&self) -> Result<&Ns> {
+        self.net.ns("router")
+    }
+
+    /// A fresh agent, with the first policy in force.
+    pub(crate) fn renew(&mut self) -> Result<()> {
+        self.agent.terminate()?;
+        self.agent.restart()?;
+        self.policy = Policy::A;
+        self.agent.apply(&Policy::A.text())
+    }
+
+    /// Waits until the agent's memory has come to rest.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let mut last = (figures::rss(&self.agent), Instant::now());
+        wait_until(LONG, "the agent's memory is at rest", || {
+            let now = figures::rss(&self.agent);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            last.1.elapsed() > Duration::from_secs(2)
+        })
+        .or(Ok(()))
+    }
+
+    /// Waits until idle flows have expired, and for what the agent takes away by and by.
+    pub(crate) fn drain(&self, before: &Figures, interrupt: &Interrupt) -> Result<()> {
+        let drained = || interrupt.came() || Figures::take(self).is_ok_and(|now| now.is_drained(before));
+        // What is left is in the figures.
+        let _ = wait_until(EXPIRY, "idle flows have expired", drained);
+        interrupt.check()?;
+        self.settle()
+    }
+}
+
+/// A load that takes every processor must not keep an agent from starting: on a host, it would have more of
+/// them. The threads of a peer's calls inherit it.
+fn yield_to_agents(peer: &Peer) -> Result<()> {
+    const NICE: i32 = 10;
+    let pid = i32::try_from(peer.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    Ok(rustix::process::setpriority_process(pid, NICE)?)
+}
