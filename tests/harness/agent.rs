@@ -174,6 +174,9 @@ impl Agent {
             let Ok(status) = self.status() else { return false };
             let policy = status.policy;
             match policy.error {
+                // Somebody has it open: a program that another test is just starting has every file of
+                // this process until it is its own. The agent reads it when that is over.
+                Some(text) if text.contains("is being written") => false,
                 Some(text) if policy.failing_since.is_some_and(|since| since > before) => {
                     refusal = Some(text);
                     true

@@ -4,7 +4,6 @@
 
 mod power;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use bulkhead_tests::harness::{
     Agent, Cgroup, Dial, Errno, Kind, LoopCount, Peer, Socket, Topology, wait_until,
 };
 use bulkhead_tests::require_agent;
-use power::{Ends, LONG, at, generation, kernel_numbers};
+use power::{Ends, LONG, another_object, at, generation, kernel_numbers};
 
 const SERVER: &str = "10.63.2.2";
 /// Allowed.
@@ -383,28 +382,4 @@ fn at_rest(reader: &bulkhead::datapath::Reader) -> bool {
             .unwrap()
             .iter()
             .all(|(_, value)| same(value.identity.map(|identity| identity.0)))
-}
-
-/// The kernel object with one constant changed, as a new version would have: flows of protocols
-/// without ports live a second longer.
-fn another_object() -> Vec<u8> {
-    const SECOND: u64 = 1_000_000_000;
-    let mut object = match std::env::var_os("BULKHEAD_OBJECT") {
-        Some(path) => std::fs::read(PathBuf::from(path)).unwrap(),
-        None => bulkhead::datapath::embedded().expect("a build with the kernel half").to_vec(),
-    };
-    // A wide load of a constant: opcode, register, four zeroes between the halves of the value.
-    let load = |value: u64| {
-        let bytes = value.to_le_bytes();
-        [&bytes[..4], &[0; 4], &bytes[4..]].concat()
-    };
-    let (old, new) = (load(600 * SECOND), load(601 * SECOND));
-    let places: Vec<usize> = (8..object.len() - old.len())
-        .filter(|&at| object[at..].starts_with(&old) && object[at - 4] == 0x18)
-        .collect();
-    assert!(places.len() >= 2, "the constant is not found: choose another");
-    for at in places {
-        object[at..at + new.len()].copy_from_slice(&new);
-    }
-    object
 }

@@ -52,6 +52,30 @@ pub(crate) fn kernel_numbers(pins: &Path) -> Vec<String> {
     numbers
 }
 
+/// The kernel object with one constant changed, as a new version would have: flows of protocols
+/// without ports live a second longer.
+pub(crate) fn another_object() -> Vec<u8> {
+    const SECOND: u64 = 1_000_000_000;
+    let mut object = match std::env::var_os("BULKHEAD_OBJECT") {
+        Some(path) => std::fs::read(path).unwrap(),
+        None => bulkhead::datapath::embedded().expect("a build with the kernel half").to_vec(),
+    };
+    // A wide load of a constant: opcode, register, four zeroes between the halves of the value.
+    let load = |value: u64| {
+        let bytes = value.to_le_bytes();
+        [&bytes[..4], &[0; 4], &bytes[4..]].concat()
+    };
+    let (old, new) = (load(600 * SECOND), load(601 * SECOND));
+    let places: Vec<usize> = (8..object.len() - old.len())
+        .filter(|&at| object[at..].starts_with(&old) && object[at - 4] == 0x18)
+        .collect();
+    assert!(places.len() >= 2, "the constant is not found: choose another");
+    for at in places {
+        object[at..at + new.len()].copy_from_slice(&new);
+    }
+    object
+}
+
 /// Ends threads of a test also when the test fails, or they would never be joined.
 pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
 

@@ -6,6 +6,10 @@ mod acts;
 mod again;
 mod opening;
 mod owners;
+#[path = "../power/mod.rs"]
+mod power;
+mod pressure;
 mod ring;
 mod rules;
 mod source;
+mod time;

@@ -109,7 +109,7 @@ fn row_24_a_process_that_moves_takes_no_right_with_its_sockets() {
 
 /// Everything by which one program talks to `db`: a connection, a datagram socket that is connected, and
 /// one that is not.
-struct Ways<'a> {
+pub(crate) struct Ways<'a> {
     peer: &'a Peer,
     tcp: Socket,
     far: Socket,
@@ -118,19 +118,19 @@ struct Ways<'a> {
 }
 
 /// The servers: a listener that holds, and a datagram echo.
-struct Servers<'a> {
+pub(crate) struct Servers<'a> {
     db: &'a Peer,
     tcp: Socket,
     udp: Socket,
 }
 
 impl<'a> Servers<'a> {
-    fn new(lab: &'a Lab, port: u16) -> Servers<'a> {
+    pub(crate) fn new(lab: &'a Lab, port: u16) -> Servers<'a> {
         let tcp = lab.db.listen(Kind::Tcp, at(DB, port), Serve::Hold).unwrap();
         Servers { db: &lab.db, tcp, udp: lab.db.udp_echo(at(DB, port)).unwrap() }
     }
 
-    fn ways(&self, peer: &'a Peer) -> Ways<'a> {
+    pub(crate) fn ways(&self, peer: &'a Peer) -> Ways<'a> {
         let tcp = peer.connect(&Dial::tcp(self.tcp.local)).unwrap();
         let far = self.db.accept(&self.tcp, LONG).unwrap();
         let connected = peer.connect(&Dial::udp(self.udp.local)).unwrap();
@@ -139,7 +139,7 @@ impl<'a> Servers<'a> {
         ways
     }
 
-    fn live(&self, ways: &Ways<'_>) {
+    pub(crate) fn live(&self, ways: &Ways<'_>) {
         let peer = ways.peer;
         peer.send(&ways.tcp, b"there", None).unwrap();
         assert_eq!(self.db.recv(&ways.far, LONG).unwrap().0, b"there");
@@ -148,7 +148,7 @@ impl<'a> Servers<'a> {
     }
 
     /// The connection ends with an error at both ends, and no datagram comes any more.
-    fn dead(&self, ways: &Ways<'_>) {
+    pub(crate) fn dead(&self, ways: &Ways<'_>) {
         let peer = ways.peer;
         for (end, ended) in [("near", peer.ended(&ways.tcp, LONG)), ("far", self.db.ended(&ways.far, LONG))] {
             assert!(ended.unwrap().error().is_some(), "the {end} end saw an orderly end");
