@@ -1,5 +1,6 @@
 //! TOML values to plain ones, with a diagnostic for everything that is not as it should be.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -141,9 +142,11 @@ impl Reader {
             self.error("bulkhead::empty-list", value.span(), message, "nothing in it", help);
         }
         let mut texts: Vec<Text> = Vec::new();
+        // Lists of addresses are long: looked up, not searched.
+        let mut known: HashMap<String, Range<usize>> = HashMap::new();
         for item in array.iter() {
             let Some(text) = self.string(item, &format!("each entry of {what}")) else { continue };
-            match texts.iter().find(|known| known.text == text.text) {
+            match known.get(&text.text) {
                 Some(first) => {
                     let message = format!("`{}` stands twice in {what}", text.text);
                     let diagnostic = Diagnostic::error(
@@ -153,10 +156,13 @@ impl Reader {
                         message,
                         "the second time",
                     );
-                    let diagnostic = diagnostic.also(first.span.clone(), "the first time");
+                    let diagnostic = diagnostic.also(first.clone(), "the first time");
                     self.diagnostics.push(diagnostic.help("take one of them out"));
                 }
-                None => texts.push(text),
+                None => {
+                    known.insert(text.text.clone(), text.span.clone());
+                    texts.push(text);
+                }
             }
         }
         texts
