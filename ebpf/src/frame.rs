@@ -5,7 +5,9 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET, bpf_sock},
-    helpers::generated::{bpf_get_socket_cookie, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes_relative},
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+    },
     programs::TcContext,
 };
 use bulkhead_abi::{
@@ -31,7 +33,7 @@ use crate::{
 pub struct Frame {
     skb: *mut __sk_buff,
     sk: *mut bpf_sock,
-    /// Length of what stands before the IP header, where it was asked for.
+    /// Length of the Ethernet header, where it was asked for: whoever reads bytes must ask.
     header: u32,
 }
 
@@ -96,15 +98,14 @@ impl Bytes for Frame {
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
         let Some(left) = self.len().checked_sub(offset) else { return 0 };
         let Some(count) = skb::within::<N>(left) else { return 0 };
+        let to = buffer.as_mut_ptr().cast();
         // SAFETY: writes `count` bytes, at most N, into the buffer.
         let result = unsafe {
-            bpf_skb_load_bytes_relative(
-                self.skb.cast(),
-                offset,
-                buffer.as_mut_ptr().cast(),
-                count,
-                BPF_HDR_START_NET,
-            )
+            match self.header {
+                0 => bpf_skb_load_bytes_relative(self.skb.cast(), offset, to, count, BPF_HDR_START_NET),
+                // The other one reads no further than the linear part, which may end behind the headers.
+                header => bpf_skb_load_bytes(self.skb.cast(), header.wrapping_add(offset), to, count),
+            }
         };
         if result == 0 { count } else { 0 }
     }

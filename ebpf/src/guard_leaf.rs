@@ -42,7 +42,7 @@ pub extern "C" fn guard_extensions(skb: *mut __sk_buff, first: u32) -> u64 {
 pub extern "C" fn guard_stamp(skb: *mut __sk_buff, state: *mut State) -> u32 {
     // SAFETY: null or, by the verifier's word, a whole state.
     match unsafe { state.as_mut() } {
-        Some(state) => parts::stamp(&Frame::of(skb), state).0,
+        Some(state) => parts::stamp(&Frame::measured(skb), state).0,
         None => Mark::NONE.0,
     }
 }
@@ -110,7 +110,7 @@ pub extern "C" fn guard_first_fragment(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn guard_icmp_error(skb: *mut __sk_buff, state: *const State) -> u32 {
-    with(skb, state, |guard, state| parts::icmp_error(guard, state).to_code())
+    measured(skb, state, |guard, state| parts::icmp_error(guard, state).to_code())
 }
 
 /// [`parts::transit`]; an outcome's code.
