@@ -9,10 +9,15 @@ use aya_ebpf::{
     },
     programs::SockAddrContext,
 };
-use bulkhead_abi::{Addr, Protocol, SocketOwner, Verdict, Workload};
+use bulkhead_abi::{Addr, Protocol, SocketFlow, SocketOwner, Verdict, Workload};
 use bulkhead_core::call::{self, Call, Connect};
 
-use crate::{maps, skb, storage, tables::kernel_tables};
+use crate::{
+    maps,
+    skb::{self, Place},
+    storage,
+    tables::kernel_tables,
+};
 
 /// Judges a `connect` to an IPv4 address.
 #[inline(always)]
@@ -74,6 +79,16 @@ impl SockAddr {
 kernel_tables!(SockAddr);
 
 impl Call for SockAddr {
+    type Owned = Place<SocketFlow>;
+
+    #[inline(always)]
+    fn own(&self) -> Option<Place<SocketFlow>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get_or_create(&maps::SOCKET_FLOWS, self.sk).map(Place::at)
+    }
+
     #[inline(always)]
     fn owner(&self) -> Option<SocketOwner> {
         if self.sk.is_null() {

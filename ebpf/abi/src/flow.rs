@@ -236,6 +236,8 @@ impl SocketFlow {
     pub const FLAG_TABLED: u8 = 32;
     /// Of a copy: a packet came back.
     pub const FLAG_REPLIED: u8 = 64;
+    /// No flow yet: what the call decided that is about to open one. `protocol` and ports of this end are 0.
+    pub const FLAG_PREPARED: u8 = 128;
 }
 
 /// What is remembered of a denied flow.
@@ -254,8 +256,8 @@ pub struct Denial {
     pub slot: u32,
     /// [`FlowKey::tag`] of the flow that this is.
     pub tag: u32,
-    /// 1 if it left this end.
-    pub leaves: u8,
+    /// Which way it went: 1 if it left this end, plus 2 if this end is the lower one of the key.
+    pub way: u8,
     /// Zero.
     pub _reserved: [u8; 7],
 }

@@ -5,17 +5,23 @@
 //! ignorance lets nothing through. UDP's `sendto` needs no hook: the packet layer's denial is the
 //! call's EPERM.
 
-use bulkhead_abi::{Addr, Identity, Protocol, Side, SocketOwner, Verdict, Workload};
+use bulkhead_abi::{Addr, Identity, Protocol, Side, SocketFlow, SocketOwner, Verdict, Workload};
 
 use crate::{
     endpoint,
     judge::{self, Decision, Question, Sides},
     report::{self, Report, Subject},
     tables::{Policy, Tables},
+    track::{Slot, prepared},
 };
 
 /// A call on a socket.
 pub trait Call: Tables + Report {
+    /// What the socket keeps of its flow.
+    type Owned: Slot<SocketFlow>;
+
+    /// What the socket keeps of its flow, made when there is nothing yet; `None` without memory.
+    fn own(&self) -> Option<Self::Owned>;
     /// Who made the socket; `None` for sockets older than the programs.
     fn owner(&self) -> Option<SocketOwner>;
     /// The calling process's workload.
@@ -33,7 +39,8 @@ pub struct Connect {
     pub bound: (Addr, u16),
 }
 
-/// Judges a `connect`. An allowed one is neither counted nor told: its first packet is.
+/// Judges a `connect`. An allowed one is neither counted nor told: its first packet is, and finds the
+/// answer at the socket ([`prepared`]).
 #[inline(always)]
 pub fn connect<C: Call>(call: &C, connect: &Connect) -> Verdict {
     let policy = Policy::live(call);
@@ -67,7 +74,8 @@ fn decide<C: Call>(policy: &Policy<'_, C>, call: &C, connect: &Connect) -> Optio
     }
     let owner = call.owner()?;
     let current = call.current();
-    let own = if current.cgroup == owner.cgroup {
+    let by_its_maker = current.cgroup == owner.cgroup;
+    let own = if by_its_maker {
         current
     } else {
         // Passed on, or its process moved: the creator's ancestors cannot be asked for any more.
@@ -87,9 +95,17 @@ fn decide<C: Call>(policy: &Policy<'_, C>, call: &C, connect: &Connect) -> Optio
         port,
         sides: if peer.is_known() { Sides::Both } else { Sides::One(Side::Egress) },
     };
-    Some(judge::judge(policy, &question, || {
+    let decision = judge::judge(policy, &question, || {
         (owner.netns == policy.control.host_netns).then_some(Side::Egress)
-    }))
+    });
+    if by_its_maker
+        && connect.protocol == Protocol::TCP
+        && decision.verdict == Verdict::Allow
+        && let Some(place) = call.own()
+    {
+        prepared::keep(&place, policy.generation(), source, connect.target, &peer, &decision);
+    }
+    Some(decision)
 }
 
 /// The address that the connection will come from.

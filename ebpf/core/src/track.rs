@@ -16,6 +16,7 @@ mod hook;
 mod icmp;
 mod listening;
 mod owned;
+pub(crate) mod prepared;
 mod tabled;
 mod telling;
 

@@ -7,11 +7,15 @@
 mod common;
 
 use bulkhead_abi::{
-    ListenerKey, LocalAddress, Protocol, Reason, SocketFlow, Verdict, Workload, flow::Listener,
+    Addr, ListenerKey, LocalAddress, Protocol, Reason, SocketFlow, Verdict, Workload, flow::Listener,
+    tables::Home,
 };
-use bulkhead_core::host::{
-    Node, Sock,
-    wire::{self, ACK, SYN, Wire},
+use bulkhead_core::{
+    call::Connect,
+    host::{
+        Node, Sock,
+        wire::{self, ACK, SYN, Wire},
+    },
 };
 use common::*;
 
@@ -92,6 +96,54 @@ fn a_datagrams_receiver_takes_it_over_too() {
     forbid(&mut node, UDP);
     assert_eq!(into(&node, &Sock::plain(DB_CGROUP, FAR), &ask), Allow);
     assert_eq!(moved(&node), [(WEB, DB, Allow, Reason::AllowRule, 1, 1)]);
+}
+
+/// Web connects to db, which is elsewhere; its SYN.
+fn connecting() -> (Node, Sock, Wire) {
+    let mut node = node();
+    answer(&mut node, (WEB, DB), (TCP, 80), (RULE, DENY));
+    node.homes.insert(NETNS, Home { v4: WEB_ADDR, v6: Addr::ANY, flags: 0 });
+    let sock = Sock::opening(WEB_CGROUP, NETNS);
+    let connect = Connect { target: (DB_ADDR, 80), protocol: TCP, bound: (Addr::ANY, 0) };
+    assert_eq!(node.connect(&sock, WEB_CGROUP, &connect), Allow);
+    assert_eq!(moved(&node), [], "its first packet is counted");
+    answer(&mut node, (WEB, DB), (TCP, 80), (DENY_RULE, DENY));
+    (node, sock, question(TCP).0)
+}
+
+#[test]
+fn a_syn_is_what_its_connect_was() {
+    let (node, sock, syn) = connecting();
+    assert_eq!(out(&node, &sock, &syn), Allow);
+    assert_eq!(moved(&node), [(WEB, DB, Allow, Reason::AllowRule, 1, 1)]);
+    let flow = sock.flow().unwrap();
+    assert_eq!((flow.flags, flow.protocol, flow.local_port), (SocketFlow::FLAG_OPENER, 6, 4000));
+}
+
+#[test]
+fn unless_it_goes_elsewhere() {
+    for change in [
+        |syn: Wire| Wire { dst: LAX_ADDR, ..syn },
+        |syn: Wire| Wire { dst_port: 81, ..syn },
+        |syn: Wire| Wire { src: WORLD_ADDR, ..syn },
+    ] {
+        let (node, sock, syn) = connecting();
+        assert_eq!(out(&node, &sock, &change(syn)), Deny);
+    }
+}
+
+#[test]
+fn or_the_policy_changed() {
+    let (mut node, sock, syn) = connecting();
+    next_generation(&mut node);
+    assert_eq!(out(&node, &sock, &syn), Deny);
+}
+
+#[test]
+fn and_only_a_syn() {
+    let (node, sock, syn) = connecting();
+    let other = Sock { state: bulkhead_core::track::Socket::Other, ..sock };
+    assert_eq!(out(&node, &other, &syn.flags(ACK)), Deny, "it is no flow yet");
 }
 
 /// An unconnected socket of web's that has asked and was answered.
@@ -220,6 +272,16 @@ fn a_denial_is_nobody_elses() {
     assert_eq!(out(&node, &Sock::plain(NEW_CGROUP, NETNS), &ask), Allow, "of another cgroup");
     node.clear_flows();
     assert_eq!(out(&node, &Sock::plain(DB_CGROUP, FAR), &reply), Allow, "of the other end");
+}
+
+#[test]
+fn two_ends_of_one_cgroup_are_two() {
+    let mut node = node();
+    let there = Wire::new(UDP, (WEB_ADDR, 4000), (Addr::v4([10, 0, 1, 2]), 80));
+    answer(&mut node, (WEB, WEB), (UDP, 80), (DENY_RULE, DENY));
+    answer(&mut node, (WEB, WEB), (UDP, 4000), (RULE, DENY));
+    assert_eq!((out(&node, &web(), &there), out(&node, &web(), &there)), (Deny, Deny));
+    assert_eq!(out(&node, &web(), &there.reversed()), Allow);
 }
 
 #[test]

@@ -145,6 +145,11 @@ impl Report for At<'_> {
 }
 
 impl Call for At<'_> {
+    type Owned = Place<SocketFlow>;
+
+    fn own(&self) -> Option<Place<SocketFlow>> {
+        Hook::own(self)
+    }
     fn owner(&self) -> Option<SocketOwner> {
         self.sock.owner
     }

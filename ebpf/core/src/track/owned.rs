@@ -5,7 +5,9 @@ use bulkhead_abi::{Control, FlowState, Identity, Reason, SocketFlow, Verdict, Wo
 use super::{
     Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose,
     handed::{self, Handed},
-    is_spoofed, receiver, telling,
+    is_spoofed,
+    prepared::{self, Prepared},
+    receiver, telling,
 };
 use crate::judge::Decision;
 
@@ -13,7 +15,7 @@ use crate::judge::Decision;
 #[inline(always)]
 pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     let mut role = Role { opener: false, known: false, handed: false, adopted: false, verdict: 0 };
-    let (mut peer, mut handed) = (Workload::UNKNOWN, Handed::NONE);
+    let (mut peer, mut handed, mut prepared) = (Workload::UNKNOWN, Handed::NONE, Prepared::NONE);
     if let Some(slot) = hook.owned() {
         let standing = slot.read(|flow| {
             let is_copy = flow.flags & SocketFlow::FLAG_TABLED != 0;
@@ -38,11 +40,22 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
         if is_spoofed(hook, state) {
             return Outcome::Anomaly(Reason::Spoofed);
         }
-        find_role(hook, state, &mut role, &mut peer, &mut handed);
+        prepared = prepared::read(hook, state);
+        if prepared.stands {
+            (role.opener, peer) = (true, prepared.peer);
+        } else {
+            find_role(hook, state, &mut role, &mut peer, &mut handed);
+        }
     }
 
-    let own = hook.workload_at_hand();
-    let decision = handed::decide(hook, state, &own, role.opener, &peer, &handed);
+    let mut own = Workload::UNKNOWN;
+    let decision = if prepared.stands {
+        // An allow is told without its workload.
+        prepared.decision
+    } else {
+        own = hook.workload_at_hand();
+        handed::decide(hook, state, &own, role.opener, &peer, &handed)
+    };
     let local = role.opener && peer.is_known();
     let elsewhere = local || decision.is_deferred();
     let telling = Telling { opener: role.opener, first: !is_counted(state, &role, &decision), elsewhere };
