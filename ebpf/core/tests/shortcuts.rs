@@ -204,7 +204,8 @@ fn and_no_others() {
     assert_eq!(into(&node, &sock, &Wire { src_port: 81, ..reply.clone() }), Deny);
     assert_eq!(into(&node, &sock, &Wire { dst: LAX_ADDR, ..reply }), Deny, "it came to another address");
     let _ = moved(&node);
-    let options = wire::v4(ask.src, ask.dst, UDP, &[1, 1, 1, 1], ask.transport().len());
+    // Options that look like the ports.
+    let options = wire::v4(ask.src, ask.dst, UDP, &[15, 160, 0, 80], ask.transport().len());
     let bytes = [options, ask.transport()].concat();
     assert_eq!(node.packet(&sock, bulkhead_abi::Direction::Egress, &bytes), Deny);
     assert_eq!(moved(&node), [(WEB, DB, Deny, Reason::IpOptions, 1, 1)]);
