@@ -19,7 +19,11 @@ struct Package {
 const NEEDED: [Package; 3] = [
     Package { name: "iproute2", program: "ip", reason: "tests make network namespaces with it" },
     Package { name: "bpftool", program: "bpftool", reason: "tests dump the kernel object's BTF with it" },
-    Package { name: "nftables", program: "nft", reason: "the benchmark measures beside it" },
+    Package {
+        name: "nftables",
+        program: "nft",
+        reason: "tests translate addresses with it, the benchmark measures beside it",
+    },
 ];
 
 /// What only `cargo xtask test vm` needs, and only it installs.
