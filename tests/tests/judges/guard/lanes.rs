@@ -228,7 +228,7 @@ impl Lane {
         let end = if at == 0 { FIRST } else { transport.len() };
         let (part, more) = (&transport[at..end], at == 0);
         // Both ends' packets have numbers of their own, and no other lane has these.
-        let id = u32::from(self.port) << 1 | from as u32;
+        let id = (u32::from(self.port) << 1) | from as u32;
         let id = if wire.src.is_v4() { id & 0xffff } else { id };
         let mut bytes;
         if wire.src.is_v4() {

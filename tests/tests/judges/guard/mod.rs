@@ -265,7 +265,7 @@ impl Court {
         let frame = TrialFrame {
             direction,
             interface: index,
-            mark: lane.others | mark * unit,
+            mark: lane.others | (mark * unit),
             ethertype: packet.ethertype,
             packet: packet.bytes.clone(),
         };
@@ -293,7 +293,7 @@ impl Court {
             )
         };
         assert!((passes, after) == (host, host_mark), "{}", say("the host differs"));
-        assert!((passes, lane.others | after * unit) == kernel, "{}", say("the kernel differs"));
+        assert!((passes, lane.others | (after * unit)) == kernel, "{}", say("the kernel differs"));
 
         let by = |first| Counter { flows: u64::from(first), packets: 1, bytes: packet.bytes.len() as u64 };
         let wanted: Vec<_> = counted.iter().map(|(d, first)| (d.label.clone(), by(*first))).collect();
