@@ -97,7 +97,7 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_prctl, one_of(0, &prctls.map(|option| option as u64))?);
     // Whether to block; who owns a namespace; the number of bytes that wait.
     let requests = [libc::FIONBIO, libc::NS_GET_USERNS, libc::FIOCLEX, libc::FIONREAD, libc::TCGETS];
-    rules.insert(libc::SYS_ioctl, one_of(1, &requests.map(|request| request as u64))?);
+    rules.insert(libc::SYS_ioctl, one_of(1, &requests)?);
     // BPF: maps, pins, links, and looking; no new programs.
     rules.insert(libc::SYS_bpf, one_of(0, BPF)?);
     Ok(rules)
