@@ -16,7 +16,7 @@ use bulkhead_abi::{
     tables::Interface,
 };
 use bulkhead_core::{
-    guard::{Guard, Mark, Network, Part, Sender},
+    guard::{Asked, Guard, Mark, Network, Part, Sender},
     judge::Decision,
     packet::{Bytes, Words},
     track::{self, Outcome, State, Telling, Whose},
@@ -316,6 +316,16 @@ impl Guard for Frame {
     #[inline(always)]
     fn on_transit(&self, state: &State) -> Outcome {
         Outcome::from_code(leaf::guard_transit(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_ask(&self, state: &State, asked: &mut Asked) -> Outcome {
+        Outcome::from_code(leaf::guard_ask(self.skb, state, asked))
+    }
+
+    #[inline(always)]
+    fn on_begin(&self, state: &State, asked: &Asked, decision: &Decision) -> Outcome {
+        Outcome::from_code(leaf::guard_begin(self.skb, state, asked, decision))
     }
 
     #[inline(always)]

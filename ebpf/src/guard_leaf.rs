@@ -6,7 +6,7 @@ use bulkhead_abi::{
     flow::{Doomed, FirstFragment},
 };
 use bulkhead_core::{
-    guard::{Mark, Part, parts},
+    guard::{Asked, Mark, Part, parts},
     judge::Decision,
     packet,
     track::State,
@@ -118,6 +118,31 @@ pub extern "C" fn guard_icmp_error(skb: *mut __sk_buff, state: *const State) -> 
 #[inline(never)]
 pub extern "C" fn guard_transit(skb: *mut __sk_buff, state: *const State) -> u32 {
     measured(skb, state, |guard, state| parts::transit(guard, state).to_code())
+}
+
+/// [`parts::ask`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_ask(skb: *mut __sk_buff, state: *const State, asked: *mut Asked) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    let Some(asked) = (unsafe { asked.as_mut() }) else { return Verdict::Deny as u32 };
+    with(skb, state, |guard, state| parts::ask(guard, state, asked).to_code())
+}
+
+/// [`parts::begin`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_begin(
+    skb: *mut __sk_buff,
+    state: *const State,
+    asked: *const Asked,
+    decision: *const Decision,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    let (Some(asked), Some(decision)) = (unsafe { (asked.as_ref(), decision.as_ref()) }) else {
+        return Verdict::Deny as u32;
+    };
+    with(skb, state, |guard, state| parts::begin(guard, state, asked, decision).to_code())
 }
 
 /// [`parts::open`]; an outcome's code.

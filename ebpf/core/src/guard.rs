@@ -31,6 +31,7 @@ use crate::{
 
 pub use fragments::Part;
 pub use mark::Mark;
+pub use transit::Asked;
 
 /// The parts of the work, each for itself; the kernel makes them functions that the verifier walks once.
 pub mod parts {
@@ -38,7 +39,7 @@ pub mod parts {
         enter::{enter, packet_socket, stamp},
         fragments::{first_fragment, later_fragment, read_fragment},
         refuse,
-        transit::{icmp_error, open, transit},
+        transit::{ask, begin, icmp_error, open, transit},
     };
     pub use crate::track::parts::{account, prepare};
 }
@@ -151,6 +152,16 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     #[inline(always)]
     fn on_transit(&self, state: &State) -> Outcome {
         parts::transit(self, state)
+    }
+    /// [`parts::ask`].
+    #[inline(always)]
+    fn on_ask(&self, state: &State, asked: &mut Asked) -> Outcome {
+        parts::ask(self, state, asked)
+    }
+    /// [`parts::begin`].
+    #[inline(always)]
+    fn on_begin(&self, state: &State, asked: &Asked, decision: &Decision) -> Outcome {
+        parts::begin(self, state, asked, decision)
     }
     /// [`parts::open`].
     #[inline(always)]

@@ -2,7 +2,7 @@
 //! their own, because one that a socket layer approved is approved by one end only.
 
 use bulkhead_abi::{
-    Control, FlowKey, FlowState, Reason, Side, Verdict, Workload, flow::TcpState, tables::Interface,
+    Control, FlowKey, FlowState, Identity, Reason, Side, Verdict, Workload, flow::TcpState, tables::Interface,
 };
 
 use super::{Guard, Mark, carried, enter::sequence, receiver};
@@ -70,9 +70,71 @@ fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome 
     state.out(decision.verdict)
 }
 
-/// A packet of no flow that is known.
+/// What the guard has to judge of a flow that is new to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Asked {
+    from: Identity,
+    to: Identity,
+    receiver: Workload,
+    sides: u32,
+    flags: u32,
+}
+
+impl Asked {
+    const BLANK: Self = Self {
+        from: Identity::UNKNOWN,
+        to: Identity::UNKNOWN,
+        receiver: Workload::UNKNOWN,
+        sides: BOTH as u32,
+        flags: 0,
+    };
+    /// The sender's socket layer has left it to the guard.
+    const CARRIED: u32 = 1;
+    /// Counted where the last of the two ends is judged.
+    const ELSEWHERE: u32 = 2;
+    /// It leaves to another machine.
+    const WIRE: u32 = 4;
+
+    #[inline(always)]
+    const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// A packet of no flow that is known. In three parts, for verifiers to whom each path through the first is
+/// a state of its own in the others.
 #[inline(always)]
 pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
+    let mut asked = Asked::BLANK;
+    let outcome = guard.on_ask(state, &mut asked);
+    if outcome != Outcome::Untracked {
+        return outcome;
+    }
+    let question = Question {
+        from: asked.from,
+        to: asked.to,
+        protocol: state.protocol,
+        port: service(state.protocol, state.kind, state.icmp, state.remote().port),
+        sides: sides_of(asked.sides as u8),
+    };
+    let decision = judge::judge(&state.policy(guard), &question, || None);
+    if decision.verdict.passes() {
+        return guard.on_begin(state, &asked, &decision);
+    }
+    let telling = Telling { opener: true, first: true, elsewhere: asked.has(Asked::ELSEWHERE) };
+    let _slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
+    if asked.has(Asked::CARRIED)
+        && let Some(sequence) = sequence(guard, state)
+    {
+        guard.doom_opening(sequence, decision.reason);
+    }
+    Outcome::Verdict(decision.verdict)
+}
+
+/// Works out what is to be judged; untracked if anything is.
+#[inline(always)]
+pub fn ask<G: Guard>(guard: &G, state: &State, asked: &mut Asked) -> Outcome {
     let adopting = state.control.flags & Control::FLAG_ADOPTING != 0;
     if let Some(segment) = state.segment() {
         if segment.resets {
@@ -87,57 +149,49 @@ pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
     }
     let policy = state.policy(guard);
     let sender = carried(guard, state);
-    let from = match sender {
+    asked.from = match sender {
         Some(identity) => identity,
         None => policy.of_address(state.local().addr).or_world(),
     };
-    let local = guard.local(state.remote().addr).is_some();
-    let (workload, to) = receiver(guard, state);
-    if !from.is_zoned() && !to.is_zoned() && sender.is_none() {
+    (asked.receiver, asked.to) = receiver(guard, state);
+    if !asked.from.is_zoned() && !asked.to.is_zoned() && sender.is_none() {
         return Outcome::Verdict(Verdict::Allow);
     }
+    let local = guard.local(state.remote().addr).is_some();
     let wire = guard.interface().flags & Interface::FLAG_WIRE != 0;
     let mark = guard.mark();
-    let sides = whose_sides(sender.is_some(), mark, local, wire);
-    let question = Question {
-        from,
-        to,
-        protocol: state.protocol,
-        port: service(state.protocol, state.kind, state.icmp, state.remote().port),
-        sides: sides_of(sides),
-    };
-    let decision = judge::judge(&policy, &question, || None);
-    // Counted where the last of the two ends is judged.
-    let elsewhere = local || (sender.is_none() && mark == Mark::JUDGED);
-    let telling = Telling { opener: true, first: true, elsewhere };
-    if !decision.verdict.passes() {
-        let _slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
-        if sender.is_some()
-            && let Some(sequence) = sequence(guard, state)
-        {
-            guard.doom_opening(sequence, decision.reason);
-        }
-        return Outcome::Verdict(decision.verdict);
-    }
+    asked.sides = u32::from(whose_sides(sender.is_some(), mark, local, wire));
+    let bit = |set: bool, flag: u32| if set { flag } else { 0 };
+    asked.flags = bit(sender.is_some(), Asked::CARRIED)
+        | bit(local || (sender.is_none() && mark == Mark::JUDGED), Asked::ELSEWHERE)
+        | bit(wire, Asked::WIRE);
+    Outcome::Untracked
+}
+
+/// A flow that passes begins.
+#[inline(always)]
+pub fn begin<G: Guard>(guard: &G, state: &State, asked: &Asked, decision: &Decision) -> Outcome {
     let Some(slot) = guard.new_transit(&state.key) else {
         return Outcome::Anomaly(Reason::FlowTableFull);
     };
-    if sender.is_some() && !wire && !enter_hand_over(guard, state, &decision) {
+    let hand_over = asked.has(Asked::CARRIED) && !asked.has(Asked::WIRE);
+    if hand_over && !enter_hand_over(guard, state, decision) {
         return Outcome::Anomaly(Reason::FlowTableFull);
     }
-    let counter = guard.account(state, &decision, &Workload::UNKNOWN, telling);
+    let telling = Telling { opener: true, first: true, elsewhere: asked.has(Asked::ELSEWHERE) };
+    let counter = guard.account(state, decision, &Workload::UNKNOWN, telling);
     slot.update(|flow| {
         flow.seen = guard.now();
-        flow.receiver = workload;
+        flow.receiver = asked.receiver;
         flow.slot = counter;
         flow.flags = flag(state.local_is_low(), FlowState::FLAG_OPENER_LOW)
-            | flag(sender.is_some(), FlowState::FLAG_CARRIED)
-            | flag(elsewhere, FlowState::FLAG_LOCAL);
+            | flag(asked.has(Asked::CARRIED), FlowState::FLAG_CARRIED)
+            | flag(asked.has(Asked::ELSEWHERE), FlowState::FLAG_LOCAL);
         if let Some(segment) = state.segment() {
             let at = if segment.opens { TcpState::Opening } else { TcpState::Established };
             flow.tcp = at as u8;
         }
-        write(flow, state.control.generation, &decision, sides);
+        write(flow, state.control.generation, decision, asked.sides as u8);
         // Last: until then it is nobody's flow.
         flow.tag = state.key.tag();
     });
