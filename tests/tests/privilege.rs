@@ -124,8 +124,15 @@ fn ask_as(user: u32, socket: &Path) -> std::io::Result<String> {
         // Of this thread alone.
         rustix::thread::set_thread_uid(id)?;
         let mut stream = UnixStream::connect(socket)?;
-        stream.write_all(b"{\"request\":\"status\"}\n")?;
-        stream.shutdown(std::net::Shutdown::Write)?;
+        // Whoever answers unasked may have gone by now; what he said is there all the same.
+        match stream.write_all(b"{\"request\":\"status\"}\n") {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
+        match stream.shutdown(std::net::Shutdown::Write) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotConnected => return Err(error),
+            _ => {}
+        }
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line)?;
         Ok(line)

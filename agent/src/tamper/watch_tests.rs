@@ -1,3 +1,6 @@
+//! The watch over a made-up kernel: what is missing is put back once, told once, and told again when it
+//! fails.
+
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};

@@ -20,14 +20,8 @@ pub fn install(filter: &[Instruction], log: bool) -> Result<()> {
         filter: filter.as_ptr().cast_mut(),
     };
     // SAFETY: `program` leads to as many steps as it says, and the kernel copies them before it returns.
-    let status = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
-    };
+    let status =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     if status != 0 {
         return Err(Error::last("seccomp(SECCOMP_SET_MODE_FILTER)"));
     }

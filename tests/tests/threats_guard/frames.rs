@@ -17,7 +17,7 @@ fn row_22_frames_of_packet_sockets_do_not_pass() {
         for v6 in [false, true] {
             let out = move |run: &Try<'_>| {
                 let packet = datagram(if v6 { WEB6 } else { WEB }, &run.stranger(v6), run.port(OPEN), run);
-                run.on_wire(&run.lab.outside, &[packet.clone()], || {
+                run.on_wire(&run.lab.outside, std::slice::from_ref(&packet), || {
                     send_frame(&run.lab.web, "eth0", bypass, &packet)
                 })
             };
@@ -36,7 +36,7 @@ fn row_22_frames_of_packet_sockets_do_not_pass() {
             Case::new(&format!("to another workload{how}"))
                 .attempt(move |run| {
                     let packet = datagram(WEB, DB, run.port(OPEN), run);
-                    run.on_wire(&run.lab.db, &[packet.clone()], || {
+                    run.on_wire(&run.lab.db, std::slice::from_ref(&packet), || {
                         send_frame(&run.lab.web, "eth0", bypass, &packet)
                     })
                 })
@@ -58,7 +58,7 @@ fn row_22_a_copy_of_a_live_flows_packet_does_not_pass() {
                 .attempt(move |run| {
                     let copy = datagram(WEB, &run.stranger(false), run.port(OPEN), run);
                     let live = live_flow(run.lab, &run.lab.web, run);
-                    let arrived = run.on_wire(&run.lab.outside, &[copy.clone()], || {
+                    let arrived = run.on_wire(&run.lab.outside, std::slice::from_ref(&copy), || {
                         send_frame(&run.lab.web, "eth0", bypass, &copy)
                     });
                     if run.agent.is_some() {

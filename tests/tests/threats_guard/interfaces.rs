@@ -75,7 +75,7 @@ fn row_25_a_macvlan_is_no_way_round() {
             Case::new("a frame by a macvlan on the workload's interface")
                 .attempt(|run| {
                     let packet = datagram(WEB, &run.stranger(false), run.port(OPEN), run);
-                    run.on_wire(&run.lab.outside, &[packet.clone()], || {
+                    run.on_wire(&run.lab.outside, std::slice::from_ref(&packet), || {
                         send_frame(&run.lab.web, "mac0", false, &packet)
                     })
                 })
@@ -141,7 +141,7 @@ fn row_25_what_a_program_writes_into_a_tun_is_judged() {
     }
     let written = |run: &Try<'_>, src: &str, port: u16| {
         let packet = datagram(src, &run.stranger(false), port, run);
-        run.on_wire(&run.lab.outside, &[packet.clone()], || Ok((&tun).write_all(&packet)?))
+        run.on_wire(&run.lab.outside, std::slice::from_ref(&packet), || Ok((&tun).write_all(&packet)?))
     };
     threat()
         .case(

@@ -12,7 +12,7 @@ fn gets_out(
     packet: Vec<u8>,
     send: impl FnOnce(&[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<bool> {
-    run.on_wire(&run.lab.outside, &[packet.clone()], || send(&packet))
+    run.on_wire(&run.lab.outside, std::slice::from_ref(&packet), || send(&packet))
 }
 
 #[test]
