@@ -72,6 +72,15 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// What holds where nothing was decided.
+    pub const CLOSED: Self = Self {
+        verdict: Verdict::Deny,
+        reason: Reason::Inconsistent,
+        rule: 0,
+        from: Identity::UNKNOWN,
+        to: Identity::UNKNOWN,
+    };
+
     /// Whether the guard is to decide.
     #[inline(always)]
     pub const fn is_deferred(&self) -> bool {

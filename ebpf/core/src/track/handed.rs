@@ -6,7 +6,7 @@
 //! taken over, so this can save work and grant nothing: a denial, a doubt, another receiver, and what
 //! passed for the opener's side alone (a failsafe port, a virtual address) are judged anew.
 
-use bulkhead_abi::{FlowState, Identity, Reason, Verdict, Workload};
+use bulkhead_abi::{FlowState, Reason, Verdict, Workload};
 
 use super::{Hook, State};
 use crate::judge::Decision;
@@ -22,17 +22,8 @@ pub(super) struct Handed {
 
 impl Handed {
     /// No answer.
-    pub(super) const NONE: Self = Self {
-        stands: false,
-        receiver: Workload::UNKNOWN,
-        decision: Decision {
-            verdict: Verdict::Deny,
-            reason: Reason::Inconsistent,
-            rule: 0,
-            from: Identity::UNKNOWN,
-            to: Identity::UNKNOWN,
-        },
-    };
+    pub(super) const NONE: Self =
+        Self { stands: false, receiver: Workload::UNKNOWN, decision: Decision::CLOSED };
 }
 
 /// What a flow's entry has for its receiver's hook.

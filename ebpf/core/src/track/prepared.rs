@@ -5,7 +5,7 @@
 //! port, the generation), the answer is taken over. Only an allow is kept, so this can save work and
 //! grant nothing; a connection that another program turned elsewhere is judged as what it became.
 
-use bulkhead_abi::{Addr, Identity, Reason, SocketFlow, Verdict, Workload};
+use bulkhead_abi::{Addr, Reason, SocketFlow, Verdict, Workload};
 
 use super::{Hook, Slot, Socket, State};
 use crate::{judge::Decision, report::NO_SLOT};
@@ -19,17 +19,7 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Nothing.
-    pub(super) const NONE: Self = Self {
-        stands: false,
-        peer: Workload::UNKNOWN,
-        decision: Decision {
-            verdict: Verdict::Deny,
-            reason: Reason::Inconsistent,
-            rule: 0,
-            from: Identity::UNKNOWN,
-            to: Identity::UNKNOWN,
-        },
-    };
+    pub(super) const NONE: Self = Self { stands: false, peer: Workload::UNKNOWN, decision: Decision::CLOSED };
 }
 
 /// Keeps a call's decision at its socket.
