@@ -378,6 +378,10 @@ pub const BLANK: Event = Event {
     protocol: 0,
     verdict: 0,
     reason: 0,
+    class: 0,
+    app: 0,
+    level: 0,
+    _reserved: [0; 5],
 };
 
 /// Puts a socket on the list of those that the agent ends.

@@ -91,7 +91,7 @@ pub fn explain(model: &Model, facts: &Facts, image: &Image, flow: &Flow) -> Expl
     let cell = image.judge(from.unwrap_or(missing), to.unwrap_or(missing), flow);
     let agrees = answers(image, cell.egress(), &decision.egress)
         && answers(image, cell.ingress(), &decision.ingress)
-        && cell.tls() == decision.tls as u8;
+        && cell.demand().level == decision.tls;
     let port = PortMatch { protocol: flow.protocol, first: flow.port, last: flow.port };
     Explanation {
         from: end(image, &flow.from, from),

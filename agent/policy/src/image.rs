@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bulkhead_abi::tables::SideAnswer;
-use bulkhead_abi::{Addr, Cell, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Tls, Verdict};
+use bulkhead_abi::{
+    Addr, Cell, Demand, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Verdict,
+};
 use serde::Serialize;
 
 use crate::model::{Action, Flow, Location, RuleRef, Tier};
@@ -67,7 +69,7 @@ impl Image {
     pub fn judge(&self, from: Identity, to: Identity, flow: &Flow) -> Cell {
         if to == Identity::VIRTUAL && flow.guarded {
             let deferred = SideAnswer { verdict: Verdict::Allow, reason: Reason::Virtual, rule: 0 };
-            return Cell::new(deferred, deferred, Tls::Off);
+            return Cell::new(deferred, deferred, Demand::OFF);
         }
         self.lookup(from, to, flow.protocol, flow.port)
     }
@@ -78,14 +80,14 @@ impl Image {
         let (from, to) = (from.or_world(), to.or_world());
         if !from.is_zoned() && !to.is_zoned() {
             let open = SideAnswer { verdict: Verdict::Allow, reason: Reason::Open, rule: 0 };
-            return Cell::new(open, open, Tls::Off);
+            return Cell::new(open, open, Demand::OFF);
         }
         self.ruleset(from, to)
             .and_then(|number| self.rulesets.get(&number))
             .and_then(|ruleset| ruleset.lookup(protocol, port))
             .unwrap_or_else(|| {
                 let broken = SideAnswer { verdict: Verdict::Deny, reason: Reason::Inconsistent, rule: 0 };
-                Cell::new(broken, broken, Tls::Off)
+                Cell::new(broken, broken, Demand::OFF)
             })
     }
 

@@ -50,7 +50,7 @@ proptest! {
                 let cell = image.judge(from, to, flow);
                 let rule = |number: u32| image.rules.get(&number).map(|rule| rule.reference());
                 let side = |side: bulkhead_abi::tables::SideAnswer| (side.verdict, side.reason, rule(side.rule));
-                (image.label(from), image.label(to), side(cell.egress()), side(cell.ingress()), cell.tls())
+                (image.label(from), image.label(to), side(cell.egress()), side(cell.ingress()), cell.demand())
             };
             prop_assert_eq!(judge(&warm), judge(&cold));
         }

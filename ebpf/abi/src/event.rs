@@ -16,6 +16,8 @@ pub enum EventKind {
     Doomed = 3,
     /// A socket was made in a namespace that the daemon has not told of.
     Namespace = 4,
+    /// A flow's class is known; `verdict` and `reason` say what comes of it.
+    Classified = 5,
 }
 
 impl EventKind {
@@ -26,6 +28,7 @@ impl EventKind {
             2 => Some(Self::Bound),
             3 => Some(Self::Doomed),
             4 => Some(Self::Namespace),
+            5 => Some(Self::Classified),
             _ => None,
         }
     }
@@ -70,6 +73,14 @@ pub struct Event {
     pub verdict: u8,
     /// [`Reason`](crate::Reason) code.
     pub reason: u8,
+    /// [`Class`](crate::Class) code, for [`EventKind::Classified`] and denials by it.
+    pub class: u8,
+    /// [`App`](crate::App) code, likewise.
+    pub app: u8,
+    /// [`Tls`](crate::Tls) code of the rule's level, likewise.
+    pub level: u8,
+    /// Zero.
+    pub _reserved: [u8; 5],
 }
 
-const _: () = assert!(size_of::<Event>() == 104);
+const _: () = assert!(size_of::<Event>() == 112);

@@ -37,6 +37,12 @@ pub const COUNTERS: u32 = 16_384;
 pub const DOOMED: u32 = 16_384;
 /// Bytes of the event ring.
 pub const EVENTS: u32 = 1 << 20;
+/// Distinct (from, to, class, protocol, level, verdict) that are counted apart.
+pub const CLASSES: u32 = 16_384;
+/// Bytes of the ring of opening bytes.
+pub const PIECES: u32 = 1 << 21;
+/// Connections that carried data before they were accepted (TCP Fast Open, a deferred accept).
+pub const EARLY: u32 = 4_096;
 /// Failsafe ports.
 pub const FAILSAFE: u32 = 256;
 /// How many levels of cgroup are searched for the nearest one that is in a zone.

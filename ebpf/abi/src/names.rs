@@ -10,7 +10,7 @@ macro_rules! names {
 
 /// Version of the maps' layout: raised whenever a key, a value, a capacity or a map changes, so that
 /// programs never meet tables of another shape.
-pub const LAYOUT: &str = "2";
+pub const LAYOUT: &str = "3";
 
 names! {
     /// [`Control`](crate::Control), one entry, memory-mapped.
@@ -65,6 +65,13 @@ names! {
     DOOMED = "DOOMED";
     /// Ring of [`Event`](crate::Event)s.
     EVENTS = "EVENTS";
+    /// [`ClassKey`](crate::inspect::ClassKey) → flows.
+    CLASSES = "CLASSES";
+    /// Ring of [`Piece`](crate::inspect::Piece)s.
+    PIECES = "PIECES";
+    /// [`FlowKey`](crate::FlowKey) → [`Inspection`](crate::Inspection) of a connection that carried data
+    /// before it was accepted.
+    EARLY = "EARLY";
     /// Losses, per CPU: see [`Loss`].
     LOST = "LOST";
 }
@@ -81,11 +88,16 @@ pub enum Loss {
     Listeners = 2,
     /// Flows counted in slot 0, because every slot was taken.
     Slots = 3,
+    /// Pieces of handshakes that the ring had no room for.
+    Pieces = 4,
+    /// Flows whose class was not counted, because the table was full.
+    Classes = 5,
 }
 
 impl Loss {
     /// Every kind of loss, in index order.
-    pub const ALL: [Self; 4] = [Self::Events, Self::Doomed, Self::Listeners, Self::Slots];
+    pub const ALL: [Self; 6] =
+        [Self::Events, Self::Doomed, Self::Listeners, Self::Slots, Self::Pieces, Self::Classes];
 
     /// The word used as a metric label.
     pub const fn as_str(self) -> &'static str {
@@ -94,6 +106,8 @@ impl Loss {
             Self::Doomed => "doomed",
             Self::Listeners => "listeners",
             Self::Slots => "counter-slots",
+            Self::Pieces => "handshake-pieces",
+            Self::Classes => "class-counters",
         }
     }
 }

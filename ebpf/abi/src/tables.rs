@@ -9,7 +9,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Addr, Protocol, Reason, Tls, Verdict};
+use crate::{Accept, Addr, Demand, Protocol, Reason, Tls, Verdict};
 
 /// A number for a set of zones. `0` and `1` are built in; the others are handed out by the agent and
 /// never mean another set while the maps live.
@@ -192,18 +192,21 @@ pub struct Cell {
     verdict: [u8; 2],
     reason: [u8; 2],
     tls: u8,
-    _reserved: [u8; 3],
+    floor: u8,
+    accept: Accept,
     rule: [u32; 2],
 }
 
 impl Cell {
-    /// Both sides' answers, `[egress, ingress]` (as [`Side`](crate::Side) counts).
-    pub const fn new(egress: SideAnswer, ingress: SideAnswer, tls: Tls) -> Self {
+    /// Both sides' answers, `[egress, ingress]` (as [`Side`](crate::Side) counts), and how the flow is to
+    /// be encrypted.
+    pub const fn new(egress: SideAnswer, ingress: SideAnswer, demand: Demand) -> Self {
         Self {
             verdict: [egress.verdict as u8, ingress.verdict as u8],
             reason: [egress.reason as u8, ingress.reason as u8],
-            tls: tls as u8,
-            _reserved: [0; 3],
+            tls: demand.level as u8,
+            floor: demand.floor,
+            accept: demand.accept,
             rule: [egress.rule, ingress.rule],
         }
     }
@@ -213,7 +216,8 @@ impl Cell {
         verdict: [Verdict::Deny as u8; 2],
         reason: [Reason::Inconsistent as u8; 2],
         tls: 0,
-        _reserved: [0; 3],
+        floor: 0,
+        accept: Accept::NONE,
         rule: [0; 2],
     };
 
@@ -231,10 +235,10 @@ impl Cell {
         SideAnswer { verdict: Verdict::from_code(verdict), reason: Reason::from_code(reason), rule }
     }
 
-    /// The level's code, see [`Tls`].
+    /// How the flow is to be encrypted.
     #[inline(always)]
-    pub const fn tls(&self) -> u8 {
-        self.tls
+    pub const fn demand(&self) -> Demand {
+        Demand { level: Tls::from_code(self.tls), accept: self.accept, floor: self.floor }
     }
 }
 

@@ -131,6 +131,12 @@ reasons! {
     Spoofed = 26, "spoofed";
     /// A frame of a packet socket (`AF_PACKET`), which no socket layer has judged.
     PacketSocket = 27, "packet-socket";
+    /// Clear text, where the rule's `tls` wants it encrypted.
+    ClearText = 28, "clear-text";
+    /// Bytes of which nobody knows whether they are encrypted, where the rule's `tls` wants to know.
+    Unclassified = 29, "unclassified";
+    /// TLS of a version, or encryption of a kind, that the rule's `tls` does not accept.
+    WeakEncryption = 30, "weak-encryption";
     /// The tables disagree with themselves: a defect, so it denies and must be reported.
     Inconsistent = 31, "inconsistent";
 }
@@ -152,4 +158,20 @@ pub enum Tls {
     Terminate = 4,
     /// The proxy begins TLS towards the server.
     Originate = 5,
+}
+
+impl Tls {
+    /// The level with this code; any other code is the strictest that the kernel enforces itself, because
+    /// nothing unknown may be read as "anything goes".
+    #[inline(always)]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Off,
+            1 => Self::Report,
+            3 => Self::Mutual,
+            4 => Self::Terminate,
+            5 => Self::Originate,
+            _ => Self::Require,
+        }
+    }
 }

@@ -90,7 +90,7 @@ fn every_table_is_read_in_the_version_of_its_generation() {
     let pair = bulkhead_abi::PairKey { from: WEB, to: DB };
     // In the even generation the pair has rules of its own.
     node.tables.pairs.insert(pair, bulkhead_abi::tables::PairValue { key: pair, ruleset: [9, 0] });
-    let cell = bulkhead_abi::Cell::new(RULE, RULE, bulkhead_abi::Tls::Off);
+    let cell = bulkhead_abi::Cell::new(RULE, RULE, bulkhead_abi::Demand::OFF);
     node.tables.add_rule(bulkhead_abi::RuleKey::new(9, Protocol(0), 0), 32, cell);
     let mut state = node.tables.identities[&LAX];
     state.state[1] = IdentityState::default();
@@ -219,7 +219,7 @@ fn whatever_the_tables_are_silent_about_is_denied() {
 fn a_pair_of_its_own_comes_before_the_classes() {
     let mut node = node();
     node.tables.set_pair(bulkhead_abi::PairKey { from: WEB, to: DB }, 9);
-    let cell = bulkhead_abi::Cell::new(RULE, RULE, bulkhead_abi::Tls::Off);
+    let cell = bulkhead_abi::Cell::new(RULE, RULE, bulkhead_abi::Demand::OFF);
     node.tables.add_rule(bulkhead_abi::RuleKey::new(9, TCP, 0), bulkhead_abi::RuleKey::PROTOCOL_BITS, cell);
     assert_eq!(ask(&node, WEB, DB, Sides::Both).verdict, Verdict::Allow);
     assert_eq!(ask(&node, DB, WEB, Sides::Both).verdict, Verdict::Deny);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bulkhead_abi::{Cell, Protocol, RuleKey, Tls};
+use bulkhead_abi::{Cell, Demand, Protocol, RuleKey, Tls};
 
 use super::verdict::{SideShape, Voice, decide};
 use crate::image::{Ruleset, RulesetEntry};
@@ -98,7 +98,11 @@ impl Pair<'_> {
         }
         let known = matches!(unlisted, Unlisted::Known);
         let [egress_shape, ingress_shape] = self.shapes;
-        Cell::new(decide(egress_shape, &egress, known), decide(ingress_shape, &ingress, known), tls)
+        Cell::new(
+            decide(egress_shape, &egress, known),
+            decide(ingress_shape, &ingress, known),
+            Demand { level: tls, ..Demand::OFF },
+        )
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn cell_words(cell: &Cell) -> [u32; 3] {
     let (egress, ingress) = (cell.egress(), cell.ingress());
     let codes = [egress.verdict as u8, egress.reason as u8, ingress.verdict as u8, ingress.reason as u8];
     // The level's three bits have room above the verdict, whose codes end at 3.
-    let level = u32::from(cell.tls()) << 27;
+    let level = u32::from(cell.demand().level as u8) << 27;
     [u32::from_be_bytes(codes) | level, egress.rule, ingress.rule]
 }
 

@@ -4,7 +4,7 @@
 pub mod guarded;
 
 use bulkhead_abi::{
-    Addr, Cell, Direction, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Tls, Verdict,
+    Addr, Cell, Direction, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Verdict,
     tables::SideAnswer,
 };
 use bulkhead_core::host::{Node, Sock, wire::Wire};
@@ -65,7 +65,7 @@ pub fn node() -> Node {
         for to in ALL {
             let number = ruleset(from, to);
             tables.set_pair(PairKey { from: class(from), to: class(to) }, number);
-            let cell = Cell::new(closed(from), closed(to), Tls::Off);
+            let cell = Cell::new(closed(from), closed(to), bulkhead_abi::Demand::OFF);
             tables.add_rule(RuleKey::new(number, Protocol(0), 0), RuleKey::RULESET_BITS, cell);
         }
     }
@@ -83,7 +83,7 @@ pub fn answer(
     let key = RuleKey::new(ruleset(from, to), protocol, port);
     let entries = node.tables.rules.entry(ruleset(from, to)).or_default();
     entries.retain(|(old, bits, _)| (*old, *bits) != (key, RuleKey::PORT_BITS));
-    node.tables.add_rule(key, RuleKey::PORT_BITS, Cell::new(egress, ingress, Tls::Off));
+    node.tables.add_rule(key, RuleKey::PORT_BITS, Cell::new(egress, ingress, bulkhead_abi::Demand::OFF));
 }
 
 /// Opens a port on both sides.
