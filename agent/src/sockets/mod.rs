@@ -164,7 +164,7 @@ impl Sweeper for SocketSweeper {
                     self.publish();
                 }
             }
-            Some(EventKind::Verdict) | None => {}
+            Some(EventKind::Verdict | EventKind::Classified) | None => {}
         }
     }
 
