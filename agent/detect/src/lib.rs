@@ -1,0 +1,13 @@
+//! What is made of what the kernel saw: pure state machines and parsers, fed with bytes, events and
+//! counters, with the time handed in. Nothing here knows a map, a socket or a clock.
+//!
+//! * [`hello`] reads the opening of an encrypted flow: versions, ciphers, names, groups, certificates.
+//! * [`inventory`] keeps what was read by zone edge, in bounded memory.
+//!
+//! Everything here reads bytes that strangers chose: nothing panics, nothing grows without a bound, and
+//! what is not understood is absent from the result, never guessed.
+
+#![forbid(unsafe_code)]
+
+pub mod hello;
+pub mod inventory;
