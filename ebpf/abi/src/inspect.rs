@@ -408,6 +408,32 @@ impl Inspection {
     pub const FLAG_UPGRADED: u8 = 4;
     /// A PROXY protocol header or an HTTP CONNECT was looked through.
     pub const FLAG_TUNNELLED: u8 = 8;
+    /// STARTTLS was asked for, and the answer is not complete.
+    pub const FLAG_ASKED: u8 = 16;
+    /// The answer to STARTTLS is behind: nothing but TLS makes sense now.
+    pub const FLAG_INNER: u8 = 32;
+    /// Both ends have sent what ends the clear part of an encrypted protocol's opening.
+    pub const FLAG_SEALED: u8 = 64;
+}
+
+/// What is being found out about a flow of datagrams (UDP).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Conversation {
+    /// What the rule accepts.
+    pub accept: Accept,
+    /// [`Tls`] code of the rule's level.
+    pub level: u8,
+    /// The lowest TLS version, see [`Demand::floor`].
+    pub floor: u8,
+    /// [`Class`] code.
+    pub class: u8,
+    /// [`App`] code.
+    pub app: u8,
+    /// [`Inspection::FRESH`] and the others; of a conversation that was refused, `memory` is the reason.
+    pub phase: u8,
+    /// What is kept of the datagrams so far; `bulkhead_core::inspect` gives the meaning.
+    pub memory: u8,
 }
 
 /// Key of the counter of flows by class.
@@ -483,6 +509,7 @@ impl Piece {
 const _: () = {
     assert!(size_of::<Stream>() == 40);
     assert!(size_of::<Inspection>() == 88);
+    assert!(size_of::<Conversation>() == 8);
     assert!(size_of::<ClassKey>() == 12);
     assert!(size_of::<Piece>() == 80 + Piece::BYTES);
 };

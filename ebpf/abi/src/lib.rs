@@ -21,7 +21,7 @@ pub mod verdict;
 pub use addr::{Addr, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{FlowKey, FlowState, ListenerKey, SocketFlow, SocketOwner, Workload};
-pub use inspect::{Accept, App, Class, Demand, Inspection};
+pub use inspect::{Accept, App, Class, Conversation, Demand, Inspection};
 pub use tables::{
     Cell, Control, Counter, CounterKey, Identity, IdentityState, LocalAddress, PairKey, RuleKey, SlotOwner,
 };

@@ -1,0 +1,160 @@
+//! What a flow's first bytes say, and whether its rule accepts that.
+//!
+//! [`stream`] reads TCP, [`datagram`] UDP; the caller knows the flow, the sequence numbers and the rule's
+//! [`Demand`]. Nothing is ever guessed: a class is named when the bytes leave no other, ports are no
+//! evidence, and what cannot be told stays [`Class::Unknown`].
+//!
+//! Under [`Tls::Require`] a segment passes only as long as everything read so far, in both directions, is
+//! still the beginning of something that the rule accepts; the first byte that is not refuses the segment
+//! that carries it, and the flow for good. Below `require` nothing is refused and nothing held.
+//!
+//! Everything runs in the kernel: no allocation, no recursion, every loop with a constant bound, all state
+//! in [`Inspection`]. What is heavy for the verifier is behind a method of [`Payload`], so that the kernel
+//! crate can put each into a function that is verified by itself.
+
+pub mod datagram;
+pub mod stream;
+
+use bulkhead_abi::{Class, Conversation, Demand, Inspection, Protocol, Reason, Tls};
+
+/// What a segment or a datagram carries.
+#[expect(clippy::len_without_is_empty, reason = "an empty one is never looked at")]
+pub trait Payload: Sized {
+    /// How many bytes.
+    fn len(&self) -> u32;
+
+    /// Copies the bytes from `offset` into the front of `buffer`, as many as there are, and tells how
+    /// many; 0 when none could be read.
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32;
+
+    /// [`stream::step`].
+    #[inline(always)]
+    fn step(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        stream::step(self, inspection, cursor)
+    }
+}
+
+/// Bytes in memory.
+impl Payload for &[u8] {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        <[u8]>::len(self) as u32
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        let rest = self.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(N);
+        for (to, from) in buffer.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        count as u32
+    }
+}
+
+/// How far a segment was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Cursor {
+    /// Sequence number of the first byte of the payload.
+    pub seq: u32,
+    /// Offset in the payload of the byte to read next.
+    pub at: u32,
+    /// Length of the payload.
+    pub len: u32,
+    /// Who sends: 0 the opener, 1 the receiver.
+    pub sender: u32,
+}
+
+/// What becomes of a segment or a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "bytes that nobody stops are delivered"]
+pub enum Ruling {
+    /// It passes.
+    Pass,
+    /// It is dropped without a word: something before it is missing, and its sender will repeat it. Only
+    /// under [`Tls::Require`], only TCP.
+    Hold,
+    /// It contradicts what the rule accepts: the flow ends here.
+    Refuse(Reason),
+}
+
+impl Ruling {
+    /// As a number, for a function that hands it over in a register.
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::Pass => 0,
+            Self::Hold => 1,
+            Self::Refuse(reason) => 256 | reason as u32,
+        }
+    }
+
+    /// The ruling with this code; any other refuses.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Pass,
+            1 => Self::Hold,
+            _ => Self::Refuse(Reason::from_code(code as u8)),
+        }
+    }
+}
+
+/// Sets what the rule wants of a flow, before its first segment is read. Of a flow that is being read, or
+/// was, see [`judge_again`].
+#[inline(always)]
+pub fn demand(inspection: &mut Inspection, demand: Demand) {
+    inspection.accept = demand.accept;
+    inspection.level = demand.level as u8;
+    inspection.floor = demand.floor;
+}
+
+/// The rule of a live flow has changed: sets the new demand, and says whether what is known of the flow
+/// contradicts it. Of a flow whose class is known no more is asked than its class: its records are not
+/// followed when they were not before, because nobody knows where the next one begins.
+#[inline(always)]
+pub fn judge_again(inspection: &mut Inspection, new: Demand) -> Ruling {
+    demand(inspection, new);
+    let class = Class::from_code(inspection.class);
+    if new.level != Tls::Require || inspection.phase == Inspection::FRESH {
+        return Ruling::Pass;
+    }
+    if inspection.phase == Inspection::READING && !matches!(class, Class::Clear | Class::StartTls) {
+        return Ruling::Pass;
+    }
+    match stream::accepted(inspection) {
+        Ok(()) => Ruling::Pass,
+        Err(reason) => stream::refuse(inspection, reason),
+    }
+}
+
+/// Whether what can be found out about the flow has been: its class will not change any more.
+#[inline(always)]
+pub const fn is_settled(phase: u8) -> bool {
+    matches!(phase, Inspection::FOLLOWING | Inspection::DONE | Inspection::REFUSED)
+}
+
+/// The class of everything that an IP protocol carries, where the protocol alone tells: ESP and AH
+/// (RFC 4303, RFC 4302).
+#[inline(always)]
+pub const fn class_of(protocol: Protocol) -> Class {
+    match protocol.0 {
+        50 | 51 => Class::Ipsec,
+        _ => Class::Unknown,
+    }
+}
+
+/// The state of a UDP flow of which nothing is known but what its rule wants.
+#[inline(always)]
+pub const fn conversation(demand: Demand) -> Conversation {
+    Conversation {
+        accept: demand.accept,
+        level: demand.level as u8,
+        floor: demand.floor,
+        class: 0,
+        app: 0,
+        phase: 0,
+        memory: 0,
+    }
+}
