@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bulkhead_abi::Tls;
+use bulkhead_abi::Demand;
 use toml::de::DeTable;
 
 use crate::load::Capabilities;
@@ -16,6 +16,7 @@ use crate::source::Source;
 mod prefixes;
 mod rule;
 mod syntax;
+mod tls;
 mod virtuals;
 mod zone;
 
@@ -50,8 +51,8 @@ pub(crate) struct RuleAst {
     pub(crate) zones: Vec<Text>,
     /// Its name.
     pub(crate) name: Option<Text>,
-    /// Its level.
-    pub(crate) tls: Option<(Tls, Range<usize>)>,
+    /// How its flows are to be encrypted, if it says so.
+    pub(crate) tls: Option<(Demand, Range<usize>)>,
 }
 
 impl FileAst {

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bulkhead_abi::Tls;
-
 use crate::ast::{FileAst, RuleAst, VIRTUAL, ZoneAst};
 use crate::diagnostic::Diagnostic;
-use crate::model::{Model, Ports, Rule, Selector, tls_name};
+use crate::model::{Model, Rule};
 use crate::source::Source;
 use crate::suggest::closest;
 
+mod levels;
 mod virtuals;
 
 /// How many zones a hint lists.
@@ -25,7 +24,7 @@ pub(crate) fn check(files: &[Arc<FileAst>]) -> (Model, Vec<Diagnostic>) {
     if !files.iter().any(|file| file.broken) {
         unknown_zones(files, &zones, &mut diagnostics);
     }
-    conflicting_levels(files, &mut diagnostics);
+    levels::check(files, &mut diagnostics);
     virtuals::check(files, &mut diagnostics);
     let rules = files.iter().flat_map(|file| &file.rules).map(|rule| Arc::clone(&rule.rule)).collect();
     let zones = zones.values().map(|(_, zone)| Arc::clone(&zone.zone)).collect();
@@ -121,49 +120,6 @@ pub(crate) fn suggest_zone<'a>(name: &str, zones: impl Iterator<Item = &'a str>)
         1..=LISTED => format!("there are {}; define it with `[zone.{name}]`", known.join(", ")),
         more => format!("none of the {more} zones has a name like it; define it with `[zone.{name}]`"),
     }
-}
-
-/// The proxy can do one thing with a flow: levels that ask it for different ones exclude each other.
-fn conflicting_levels(files: &[Arc<FileAst>], diagnostics: &mut Vec<Diagnostic>) {
-    let proxied: Vec<(&FileAst, &RuleAst, Tls)> = rules(files)
-        .filter_map(|(file, rule)| {
-            let (level, _) = rule.tls.as_ref().filter(|(level, _)| *level >= Tls::Mutual)?;
-            Some((file, rule, *level))
-        })
-        .collect();
-    for (at, (file, rule, level)) in proxied.iter().enumerate() {
-        let other =
-            proxied.iter().take(at).find(|(_, other, l)| l != level && overlap(&rule.rule, &other.rule));
-        let (Some((_, other, other_level)), Some((_, span))) = (other, &rule.tls) else { continue };
-        let (this, that) = (tls_name(*level), tls_name(*other_level));
-        let message = format!("`tls = \"{this}\"` and `\"{that}\"` exclude each other on the same flow");
-        let diagnostic = Diagnostic::error(
-            "bulkhead::tls-conflict",
-            &file.source,
-            span.clone(),
-            message,
-            "the second level",
-        );
-        let help = format!(
-            "{} allows the same flows with the other level: part the two by zones or ports",
-            other.rule.location
-        );
-        diagnostics.push(diagnostic.help(help));
-    }
-}
-
-/// Whether some flow may match both, as far as names tell.
-fn overlap(a: &Rule, b: &Rule) -> bool {
-    let meet = |a: &[Selector], b: &[Selector]| {
-        a.contains(&Selector::Any)
-            || b.contains(&Selector::Any)
-            || a.iter().any(|selector| b.contains(selector))
-    };
-    let ports = match (&a.ports, &b.ports) {
-        (Ports::Only(a), Ports::Only(b)) => a.iter().any(|x| b.iter().any(|y| x.overlaps(y))),
-        _ => true,
-    };
-    ports && meet(&a.from, &b.from) && meet(&a.to, &b.to)
 }
 
 fn rules(files: &[Arc<FileAst>]) -> impl Iterator<Item = (&FileAst, &RuleAst)> {

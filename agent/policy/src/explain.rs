@@ -8,7 +8,7 @@ use bulkhead_abi::{Identity, Verdict};
 use serde::Serialize;
 
 use crate::image::Image;
-use crate::model::{Endpoint, Facts, Flow, Location, Model, PortMatch, tls_name};
+use crate::model::{DemandView, Endpoint, Facts, Flow, Location, Model, PortMatch};
 use crate::oracle::{self, Decision, SideDecision};
 use crate::prefix::to_ip;
 
@@ -35,7 +35,7 @@ pub struct Explanation {
     /// The receiver's side.
     pub ingress: SideExplanation,
     /// How it is to be encrypted.
-    pub tls: &'static str,
+    pub tls: DemandView,
     /// What the oracle says, which must be the same as `egress`, `ingress` and `tls`.
     pub oracle: Decision,
     /// Whether it is. If not, that is a defect of Bulkhead and must be reported.
@@ -91,7 +91,7 @@ pub fn explain(model: &Model, facts: &Facts, image: &Image, flow: &Flow) -> Expl
     let cell = image.judge(from.unwrap_or(missing), to.unwrap_or(missing), flow);
     let agrees = answers(image, cell.egress(), &decision.egress)
         && answers(image, cell.ingress(), &decision.ingress)
-        && cell.demand().level == decision.tls;
+        && cell.demand() == decision.tls;
     let port = PortMatch { protocol: flow.protocol, first: flow.port, last: flow.port };
     Explanation {
         from: end(image, &flow.from, from),
@@ -104,7 +104,7 @@ pub fn explain(model: &Model, facts: &Facts, image: &Image, flow: &Flow) -> Expl
         verdict: cell.egress().verdict.max(cell.ingress().verdict).as_str(),
         egress: side(image, cell.egress()),
         ingress: side(image, cell.ingress()),
-        tls: tls_name(decision.tls),
+        tls: decision.tls.into(),
         oracle: decision,
         agrees,
     }
@@ -166,7 +166,7 @@ impl fmt::Display for Explanation {
         } else if self.to.identity == Some(Identity::VIRTUAL.0) {
             writeln!(f, "  then    {NOT_DEFERRED}")?;
         }
-        if self.tls != tls_name(bulkhead_abi::Tls::Off) {
+        if !self.tls.is_off() {
             writeln!(f, "  tls     {}", self.tls)?;
         }
         if !self.agrees {

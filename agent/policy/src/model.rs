@@ -13,6 +13,9 @@
 //!   for it in that direction; then the baseline tier by first match; then the side is open.
 //! - A denial counts as one only if the zones of that side that are in enforce mode deny by themselves;
 //!   else it is an audit.
+//! - How a flow is to be encrypted is what all allows of the normal tier that match it ask for together,
+//!   those of either side: the highest level, under `require` what every one of them accepts, the highest
+//!   floor.
 //! - A virtual address is nobody's: who really receives is known only after translation. Where the guard
 //!   sees what leaves the opener's namespace, a flow to one passes the socket layers, and the guard
 //!   decides. Everywhere else, and as a source, a virtual address is `world`.
@@ -21,14 +24,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use bulkhead_abi::{Addr, Protocol, Tls};
+use bulkhead_abi::{Addr, Protocol};
 use serde::Serialize;
 
 use crate::prefix::Prefix;
 
 mod rule;
+mod tls;
 
 pub use rule::{Action, PortMatch, Ports, Rule, RuleRef, Selector, Sides, Tier};
+pub(crate) use tls::names as accepted_names;
+pub use tls::{DemandName, DemandView, VERSIONED, VERSIONS, spoken_over, tls_name, words as accepted_words};
 
 /// A policy: zones by name, rules by place.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -263,16 +269,4 @@ pub struct Flow {
     /// not the host's and that the guard sees everything leave. Only there may a flow to a virtual address
     /// be left to it.
     pub guarded: bool,
-}
-
-/// The word for a TLS level in zone files and on the command line.
-pub const fn tls_name(tls: Tls) -> &'static str {
-    match tls {
-        Tls::Off => "off",
-        Tls::Report => "report",
-        Tls::Require => "require",
-        Tls::Mutual => "mutual",
-        Tls::Terminate => "terminate",
-        Tls::Originate => "originate",
-    }
 }

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use bulkhead_abi::{Addr, Reason, Tls, Verdict};
+use bulkhead_abi::{Addr, Demand, Reason, Verdict};
 use serde::{Serialize, Serializer};
 
 use crate::model::{
-    Action, Endpoint, Facts, Flow, Mode, Model, Ports, Posture, Rule, RuleRef, Selector, Sides, Tier, Zone,
+    Action, DemandView, Endpoint, Facts, Flow, Mode, Model, Ports, Posture, Rule, RuleRef, Selector, Sides,
+    Tier, Zone,
 };
 use crate::prefix::Prefix;
 
@@ -22,8 +23,8 @@ pub struct Decision {
     /// The receiver's side.
     pub ingress: SideDecision,
     /// How it is to be encrypted, if it passes.
-    #[serde(serialize_with = "tls_word")]
-    pub tls: Tls,
+    #[serde(serialize_with = "demand_parts")]
+    pub tls: Demand,
 }
 
 impl Decision {
@@ -100,15 +101,15 @@ pub fn party(model: &Model, facts: &Facts, end: &Endpoint) -> Party {
 pub fn judge_parties(model: &Model, from: &Party, to: &Party, flow: &Flow) -> Decision {
     if *to == Party::Virtual && flow.guarded {
         let deferred = || because(Verdict::Allow, Reason::Virtual, None);
-        return Decision { egress: deferred(), ingress: deferred(), tls: Tls::Off };
+        return Decision { egress: deferred(), ingress: deferred(), tls: Demand::OFF };
     }
     let (from, to) = (as_met(from), as_met(to));
     let judge_side = |egress: bool| {
         let case = Case { model, from, to, flow, egress };
         case.decide()
     };
-    let tls = [true, false].into_iter().map(|egress| Case { model, from, to, flow, egress }.tls()).max();
-    Decision { egress: judge_side(true), ingress: judge_side(false), tls: tls.unwrap_or_default() }
+    let tls = |egress| Case { model, from, to, flow, egress }.tls();
+    Decision { egress: judge_side(true), ingress: judge_side(false), tls: tls(true).with(tls(false)) }
 }
 
 /// What rules take a party for: to them, who is nobody is of the world.
@@ -188,11 +189,11 @@ impl Case<'_> {
         }
     }
 
-    /// The strictest level among the allows of the normal tier that speak for this side.
-    fn tls(&self) -> Tls {
+    /// What all allows of the normal tier that speak for this side ask for together.
+    fn tls(&self) -> Demand {
         let own = self.own_zones();
         if own.is_empty() {
-            return Tls::Off;
+            return Demand::OFF;
         }
         self.model
             .rules()
@@ -200,8 +201,7 @@ impl Case<'_> {
             .filter(|rule| rule.tier == Tier::Normal && rule.action == Action::Allow)
             .filter(|rule| self.applies(rule, &own))
             .map(|rule| rule.tls)
-            .max()
-            .unwrap_or_default()
+            .fold(Demand::OFF, Demand::with)
     }
 
     /// Whether a rule speaks for this side, if these are its own zones, and matches the flow.
@@ -347,8 +347,8 @@ fn reason_word<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S
     serializer.serialize_str(reason.as_str())
 }
 
-fn tls_word<S: Serializer>(tls: &Tls, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(crate::model::tls_name(*tls))
+fn demand_parts<S: Serializer>(demand: &Demand, serializer: S) -> Result<S::Ok, S::Error> {
+    DemandView::from(*demand).serialize(serializer)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bulkhead_abi::{Addr, Protocol, Tls};
+use bulkhead_abi::{Accept, Addr, Demand, Protocol, Tls};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
@@ -175,10 +175,9 @@ fn rule(zones: Vec<String>, line: u32) -> impl Strategy<Value = Rule> {
     ];
     let action = prop_oneof![4 => Just(Action::Allow), 2 => Just(Action::Deny), 1 => Just(Action::Pass)];
     let sides = prop_oneof![3 => Just(Sides::Both), 1 => Just(Sides::Egress), 1 => Just(Sides::Ingress)];
-    let tls = select(vec![Tls::Off, Tls::Off, Tls::Report, Tls::Require, Tls::Mutual]);
     let named = proptest::bool::weighted(0.3);
     let ends = (selectors(zones.clone()), selectors(zones));
-    (tier, action, ends, port_lists(), sides, tls, named).prop_map(
+    (tier, action, ends, port_lists(), sides, demands(), named).prop_map(
         move |(tier, action, (from, to), ports, sides, tls, named)| Rule {
             name: named.then(|| format!("rule {line}").into()),
             tier,
@@ -192,6 +191,17 @@ fn rule(zones: Vec<String>, line: u32) -> impl Strategy<Value = Rule> {
             location: Location { file: "generated.toml".into(), line, column: 1 },
         },
     )
+}
+
+fn demands() -> impl Strategy<Value = Demand> {
+    let level = |level| Demand { level, ..Demand::OFF };
+    let require = (any::<u16>(), 0u8..=4).prop_map(|(accept, floor)| Demand {
+        level: Tls::Require,
+        accept: Accept(accept),
+        floor,
+    });
+    let words = [Tls::Off, Tls::Report, Tls::Mutual].map(level);
+    prop_oneof![3 => select(words.to_vec()), 1 => Just(Demand::REQUIRE), 2 => require]
 }
 
 fn selectors(zones: Vec<String>) -> impl Strategy<Value = Vec<Selector>> {

@@ -38,7 +38,7 @@ fn agree(case: &Case) -> Result<(), TestCaseError> {
         let context = || format!("{flow:?}\n{} to {}\n{image}", image.label(from), image.label(to));
         prop_assert_eq!(answer(&image, cell.egress()), expected.egress, "{}", context());
         prop_assert_eq!(answer(&image, cell.ingress()), expected.ingress, "{}", context());
-        prop_assert_eq!(cell.demand().level, expected.tls, "{}", context());
+        prop_assert_eq!(cell.demand(), expected.tls, "{}", context());
     }
     Ok(())
 }

@@ -67,12 +67,9 @@ fn online(selection: &Selection, question: Question) -> Result<Explanation> {
 }
 
 fn text(explanation: &Explanation, colored: bool) -> String {
-    let Explanation { from, to, port, policy, tls, kernel, notes } = explanation;
+    let Explanation { from, to, port, policy, kernel, notes } = explanation;
     let mut text = format!("{} -> {}  {port}: {}\n", end(from), end(to), verdict(&policy.verdict, colored));
     sides(&mut text, policy, colored);
-    if tls != "off" {
-        text.push_str(&format!("  tls      {tls}\n"));
-    }
     match kernel {
         None => {}
         Some(kernel) if kernel.agrees => {
@@ -106,5 +103,8 @@ fn sides(text: &mut String, answer: &Answer, colored: bool) {
             None => String::new(),
         };
         text.push_str(&format!("  {name}  {} ({reason}){rule}\n", verdict(word, colored)));
+    }
+    if !answer.tls.is_off() {
+        text.push_str(&format!("  tls      {}\n", answer.tls));
     }
 }

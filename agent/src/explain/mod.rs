@@ -9,7 +9,7 @@ mod ends;
 use bulkhead_abi::tables::SideAnswer;
 use bulkhead_abi::{Addr, Cell, Identity, Protocol};
 use bulkhead_policy::explain::{DEFERRED, NOT_DEFERRED};
-use bulkhead_policy::model::{Location, PortMatch, RuleRef, tls_name};
+use bulkhead_policy::model::{Location, PortMatch, RuleRef};
 use bulkhead_policy::oracle::{Decision, Party, SideDecision, judge_parties};
 use bulkhead_policy::{Endpoint, Facts, Flow, Image, Model};
 
@@ -106,7 +106,6 @@ impl<'a> Case<'a> {
             to: self.to.view(&self.asked.to, &to),
             port: crate::events::port_name(self.protocol.0, self.port),
             policy: self.policy_answer(&decision),
-            tls: tls_name(decision.tls).to_owned(),
             kernel: None,
             notes,
         }
@@ -165,6 +164,7 @@ impl<'a> Case<'a> {
             verdict: decision.verdict().as_str().to_owned(),
             egress: side(&decision.egress),
             ingress: side(&decision.ingress),
+            tls: decision.tls.into(),
         }
     }
 
@@ -195,6 +195,7 @@ fn cell_answer(cell: &Cell, image: &Image) -> Answer {
         verdict: egress.verdict.max(ingress.verdict).as_str().to_owned(),
         egress: side(egress),
         ingress: side(ingress),
+        tls: cell.demand().into(),
     }
 }
 

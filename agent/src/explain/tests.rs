@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use bulkhead_abi::Demand;
 use bulkhead_policy::{Capabilities, Compiler, Source, Sources, load};
 
 use super::*;
@@ -144,6 +145,12 @@ fn a_difference_is_not_hidden() {
     };
     let view = case.kernel_view(&wrong, &scene.image, |_| String::new(), &policy.policy);
     assert!(!view.agrees);
+    let cell =
+        scene.image.lookup(web, scene.image.identity_of_zones(&["db".into()]).unwrap(), Protocol::TCP, 5432);
+    let asks =
+        |demand| KernelAnswer { cell: Some(Cell::new(cell.egress(), cell.ingress(), demand)), ..wrong };
+    let agrees = |answer| case.kernel_view(&answer, &scene.image, |_| String::new(), &policy.policy).agrees;
+    assert!(agrees(asks(Demand::OFF)) && !agrees(asks(Demand::REQUIRE)));
     let none = KernelAnswer { cell: None, ..wrong };
     assert!(!case.kernel_view(&none, &scene.image, |_| String::new(), &policy.policy).agrees);
 }

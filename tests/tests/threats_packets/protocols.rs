@@ -204,8 +204,8 @@ fn row_31_an_encryption_that_cannot_be_enforced_is_refused_at_load() {
     let lab = Lab::new().unwrap();
     let agent = Agent::prepare(&lab.root, WEB_AND_DB).in_ns(lab.node().unwrap()).start().unwrap();
     let generation = agent.reader().unwrap().generation();
-    let require = open_ports().replace("[[allow]]\n", "[[allow]]\ntls = \"require\"\n");
-    let error = agent.apply(&require).unwrap_err().to_string();
+    let mutual = open_ports().replace("[[allow]]\n", "[[allow]]\ntls = \"mutual\"\n");
+    let error = agent.apply(&mutual).unwrap_err().to_string();
     assert!(error.contains("tls"), "{error}");
     assert_eq!(agent.reader().unwrap().generation(), generation, "the last good policy stays");
 

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bulkhead_abi::{Protocol, Tls};
-use toml::de::{DeTable, DeValue};
+use bulkhead_abi::Demand;
+use toml::de::DeTable;
 
 use super::RuleAst;
 use crate::load::Capabilities;
-use crate::model::{Action, PortMatch, Ports, Rule, Selector, Sides, Tier, tls_name};
+use crate::model::{Action, PortMatch, Ports, Rule, Selector, Sides, Tier};
 use crate::ports;
 use crate::reader::{Reader, Text};
 
@@ -16,9 +16,6 @@ use crate::reader::{Reader, Text};
 pub(super) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
 
 const KEYS: [&str; 7] = ["name", "from", "to", "ports", "side", "tls", "http"];
-
-/// Every level, by its word.
-const LEVELS: [Tls; 6] = [Tls::Off, Tls::Report, Tls::Require, Tls::Mutual, Tls::Terminate, Tls::Originate];
 
 /// Reads a rule. What is wrong with it leaves a gap in it, and an error, so it is never used so.
 pub(super) fn read(
@@ -54,7 +51,7 @@ pub(super) fn read(
         let words = [("egress", Sides::Egress), ("ingress", Sides::Ingress), ("both", Sides::Both)];
         sides = reader.word(value, "`side`", &words, "bulkhead::bad-side").unwrap_or_default();
     }
-    let tls = level(reader, table, action, &ports, capabilities);
+    let tls = super::tls::read(reader, table, action, &ports, capabilities);
     let selectors =
         |texts: &[Text]| -> Vec<Selector> { texts.iter().map(|text| Selector::named(&text.text)).collect() };
     let rule = Rule {
@@ -65,7 +62,7 @@ pub(super) fn read(
         to: selectors(&to),
         ports,
         sides,
-        tls: tls.as_ref().map_or(Tls::Off, |(level, _)| *level),
+        tls: tls.as_ref().map_or(Demand::OFF, |(demand, _)| *demand),
         location: reader.location(span.start),
     };
     warn_if_idle(reader, &rule, &from, &to);
@@ -102,55 +99,6 @@ fn port_list(reader: &mut Reader, texts: &[Text]) -> Vec<PortMatch> {
         }
     }
     found
-}
-
-fn level(
-    reader: &mut Reader,
-    table: &DeTable<'_>,
-    action: Action,
-    ports: &Ports,
-    capabilities: &Capabilities,
-) -> Option<(Tls, Range<usize>)> {
-    let (key, value) = table.get_key_value("tls")?;
-    if action == Action::Deny {
-        let help = "take it out: what is denied is not encrypted either";
-        let message = "`tls` has no meaning in `[[deny]]`";
-        reader.error("bulkhead::tls-on-deny", key.span(), message, "on a deny", help);
-        return None;
-    }
-    if let DeValue::Table(_) = value.get_ref() {
-        let help = "write the level as a string, as in `tls = \"off\"`";
-        let message = "`tls` as a table is not known to this build";
-        reader.error("bulkhead::bad-tls", key.span(), message, "a table", help);
-        return None;
-    }
-    let words = LEVELS.map(|level| (tls_name(level), level));
-    let level = reader.word(value, "`tls`", &words, "bulkhead::bad-tls")?;
-    let tcp_only = |ports: &Ports| match ports {
-        Ports::All => false,
-        Ports::Only(list) => list.iter().all(|ports| ports.protocol == Protocol::TCP),
-    };
-    if level >= Tls::Mutual && !tcp_only(ports) {
-        let message = format!("`tls = \"{}\"` works on TCP only", tls_name(level));
-        let help = match ports {
-            Ports::All => "give the rule `ports`: without it covers every protocol",
-            Ports::Only(_) => {
-                "make two rules: one with the `tcp/…` ports and this level, one with the others"
-            }
-        };
-        reader.error("bulkhead::tls-needs-tcp", value.span(), message, "this rule covers more", help);
-    }
-    if !capabilities.tls.contains(&level) {
-        let supported: Vec<String> =
-            capabilities.tls.iter().map(|level| format!("`{}`", tls_name(*level))).collect();
-        let message = format!("this build cannot enforce tls = \"{}\"", tls_name(level));
-        let help = format!(
-            "it enforces {}; a level is never weakened in silence, so the policy is refused",
-            supported.join(", ")
-        );
-        reader.error("bulkhead::tls-unsupported", value.span(), message, "not in this build", help);
-    }
-    Some((level, value.span()))
 }
 
 /// A rule that speaks for no side of any flow.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bulkhead_abi::{Cell, Demand, Protocol, RuleKey, Tls};
+use bulkhead_abi::{Cell, Demand, Protocol, RuleKey};
 
 use super::verdict::{SideShape, Voice, decide};
 use crate::image::{Ruleset, RulesetEntry};
@@ -87,22 +87,18 @@ impl Pair<'_> {
 
     /// The answer at one port, or for a protocol that no rule lists.
     fn cell(&self, unlisted: Unlisted, at: Option<(Protocol, u16)>) -> Cell {
-        let (mut egress, mut ingress, mut tls) = (Vec::new(), Vec::new(), Tls::Off);
+        let (mut egress, mut ingress, mut demand) = (Vec::new(), Vec::new(), Demand::OFF);
         for applied in self.rules.iter().filter(|applied| matches(&applied.rule.ports, at)) {
             egress.extend(applied.egress);
             ingress.extend(applied.ingress);
             let rule = applied.rule;
             if rule.tier == Tier::Normal && rule.action == crate::model::Action::Allow {
-                tls = tls.max(rule.tls);
+                demand = demand.with(rule.tls);
             }
         }
         let known = matches!(unlisted, Unlisted::Known);
         let [egress_shape, ingress_shape] = self.shapes;
-        Cell::new(
-            decide(egress_shape, &egress, known),
-            decide(ingress_shape, &ingress, known),
-            Demand { level: tls, ..Demand::OFF },
-        )
+        Cell::new(decide(egress_shape, &egress, known), decide(ingress_shape, &ingress, known), demand)
     }
 }
 

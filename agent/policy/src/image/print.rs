@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use bulkhead_abi::{Cell, Identity, PairKey, RuleKey};
+use bulkhead_abi::{Cell, Demand, Identity, PairKey, RuleKey};
 use sha2::{Digest as _, Sha256};
 
 use super::{Image, Ruleset};
-use crate::model::PortMatch;
+use crate::model::{DemandName, PortMatch};
 use crate::numbers::Digest;
 
 impl Image {
@@ -65,12 +65,13 @@ fn len(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-pub(crate) fn cell_words(cell: &Cell) -> [u32; 3] {
+/// All that a cell says, as words.
+pub(crate) fn cell_words(cell: &Cell) -> [u32; 4] {
     let (egress, ingress) = (cell.egress(), cell.ingress());
     let codes = [egress.verdict as u8, egress.reason as u8, ingress.verdict as u8, ingress.reason as u8];
-    // The level's three bits have room above the verdict, whose codes end at 3.
-    let level = u32::from(cell.demand().level as u8) << 27;
-    [u32::from_be_bytes(codes) | level, egress.rule, ingress.rule]
+    let Demand { level, accept, floor } = cell.demand();
+    let demand = u32::from(accept.0) << 16 | u32::from(floor) << 8 | u32::from(level as u8);
+    [u32::from_be_bytes(codes), demand, egress.rule, ingress.rule]
 }
 
 impl fmt::Display for Image {
@@ -141,7 +142,10 @@ fn write_ruleset(f: &mut fmt::Formatter<'_>, ruleset: &Ruleset) -> fmt::Result {
                 rule => write!(f, " {rule})")?,
             }
         }
-        writeln!(f)?;
+        match entry.cell.demand() {
+            Demand::OFF => writeln!(f)?,
+            demand => writeln!(f, ", tls {}", DemandName(demand))?,
+        }
     }
     Ok(())
 }

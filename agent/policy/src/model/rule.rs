@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bulkhead_abi::{Protocol, Tls};
+use bulkhead_abi::{Demand, Protocol};
 use serde::Serialize;
 
-use super::{Location, tls_name};
+use super::{DemandName, Location};
 use crate::ports::PortName;
 
 /// A rule of a policy.
@@ -27,7 +27,7 @@ pub struct Rule {
     /// Which ends it speaks for.
     pub sides: Sides,
     /// How the flows are to be encrypted; of allows in the normal tier.
-    pub tls: Tls,
+    pub tls: Demand,
     /// Where it is written.
     pub location: Location,
 }
@@ -43,7 +43,7 @@ impl Rule {
             to,
             ports: Ports::All,
             sides: Sides::Both,
-            tls: Tls::Off,
+            tls: Demand::OFF,
             location: Location::default(),
         }
     }
@@ -71,8 +71,8 @@ impl fmt::Display for Rule {
             Sides::Egress => f.write_str(" side egress")?,
             Sides::Ingress => f.write_str(" side ingress")?,
         }
-        if self.tls != Tls::Off {
-            write!(f, " tls {}", tls_name(self.tls))?;
+        if self.tls != Demand::OFF {
+            write!(f, " tls {}", DemandName(self.tls))?;
         }
         Ok(())
     }

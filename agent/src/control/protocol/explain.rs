@@ -1,5 +1,6 @@
 //! `explain`: the question, and both answers to it.
 
+use bulkhead_policy::model::DemandView;
 use serde::{Deserialize, Serialize};
 
 use super::RuleView;
@@ -26,8 +27,6 @@ pub struct Explanation {
     pub port: String,
     /// What the zone files say.
     pub policy: Answer,
-    /// The level of encryption that is asked for.
-    pub tls: String,
     /// What the kernel's tables say; absent without a running agent.
     pub kernel: Option<KernelView>,
     /// What else there is to know: the node's mode, a reload that failed.
@@ -56,6 +55,8 @@ pub struct Answer {
     pub egress: SideView,
     /// What the receiver's side says.
     pub ingress: SideView,
+    /// How the flow is to be encrypted.
+    pub tls: DemandView,
 }
 
 /// What one side says.
