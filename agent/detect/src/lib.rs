@@ -1,6 +1,7 @@
 //! What is made of what the kernel saw: pure state machines and parsers, fed with bytes, events and
 //! counters, with the time handed in. Nothing here knows a map, a socket or a clock.
 //!
+//! * [`findings`] says what somebody should look at.
 //! * [`hello`] reads the opening of an encrypted flow: versions, ciphers, names, groups, certificates.
 //! * [`inventory`] keeps what was read by zone edge, in bounded memory.
 //!
@@ -9,5 +10,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod findings;
 pub mod hello;
 pub mod inventory;
