@@ -16,6 +16,8 @@ use bulkhead_abi::{
     },
 };
 
+use crate::storage::Inherited;
+
 /// Memory is taken as entries come: policies are mostly much smaller than the limits.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -63,6 +65,9 @@ pub static DENIED: LruHashMap<FlowKey, Denial, { limits::DENIED as usize }> = Lr
 pub static SOCKET_FLOWS: SkStorage<SocketFlow> = SkStorage::new();
 #[btf_map]
 pub static SOCKET_OWNERS: SkStorage<SocketOwner> = SkStorage::new();
+/// Inherited, because a packet of an accepted socket asks for it, and nobody saw that socket being made.
+#[btf_map]
+pub static SOCKET_NETNS: Inherited<u64> = Inherited::new();
 #[btf_map]
 pub static LISTENERS: HashMap<ListenerKey, Listener, { limits::LISTENERS as usize }, ON_DEMAND> =
     HashMap::new();

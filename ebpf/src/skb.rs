@@ -49,9 +49,9 @@ impl Skb {
         if self.sk.is_null() {
             return 0;
         }
-        match storage::get(&maps::SOCKET_OWNERS, self.sk) {
+        match storage::get(&maps::SOCKET_NETNS, self.sk) {
             // SAFETY: lives as long as the socket, which outlives this program.
-            Some(owner) => unsafe { (*owner).netns },
+            Some(netns) => unsafe { *netns },
             None => 0,
         }
     }

@@ -34,6 +34,12 @@ pub fn create(ctx: &SockContext) {
             (*owner).netns = netns;
         }
     }
+    if crate::HAS_NETNS_COOKIE.load() == 0
+        && let Some(known) = storage::get_or_create(&maps::SOCKET_NETNS, ctx.sock)
+    {
+        // SAFETY: as above.
+        unsafe { *known = netns };
+    }
 }
 
 /// Registers a bound socket as a receiver.

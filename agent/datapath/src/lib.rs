@@ -105,13 +105,17 @@ impl Datapath {
     /// Loads the programs and makes or reopens the maps. Nothing is attached yet: the policy is put in
     /// first, so that programs never run over empty tables.
     pub fn open(options: &Options<'_>) -> Result<(Self, Started), DatapathError> {
+        Self::open_with(options, Features::probe()?)
+    }
+
+    /// The same on a kernel that offers no more than `features`: for trying what older ones get.
+    pub fn open_with(options: &Options<'_>, features: Features) -> Result<(Self, Started), DatapathError> {
         let (maps_dir, links) = (maps_dir(options.pins), links_dir(options.pins));
         for dir in [&maps_dir, &links] {
             keep::make_folder(dir)?;
         }
         let fresh = !maps_dir.join(names::CONTROL).exists();
         let running = names::PROGRAMS.iter().any(|name| links.join(name).exists());
-        let features = Features::probe()?;
         let loaded = programs::load(options, &maps_dir, features)?;
         let maps = Arc::new(Maps::open(&maps_dir)?);
         let host = bulkhead_sys::netns::NetNs::current()?.cookie()?;

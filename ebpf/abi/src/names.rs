@@ -49,6 +49,8 @@ names! {
     SOCKET_FLOWS = "SOCKET_FLOWS";
     /// Socket → [`SocketOwner`](crate::SocketOwner).
     SOCKET_OWNERS = "SOCKET_OWNERS";
+    /// Socket → its network namespace's cookie; used only where programs cannot ask for it.
+    SOCKET_NETNS = "SOCKET_NETNS";
     /// [`ListenerKey`](crate::ListenerKey) → [`Listener`](crate::flow::Listener).
     LISTENERS = "LISTENERS";
     /// Address → [`LocalAddress`](crate::LocalAddress).

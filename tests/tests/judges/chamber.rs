@@ -31,6 +31,9 @@ pub const GUARD_MARK: u32 = 0xffff_0000;
 pub struct Chamber {
     pub reader: Reader,
     pub netns: u64,
+    /// What the programs take for the namespace of a test run's socket: `netns`, and 0 before Linux 6.15,
+    /// where they read it from the socket's storage, which no such socket has.
+    pub seen_netns: u64,
     datapath: Arc<RwLock<Datapath>>,
     events: EventStream,
     seen: BTreeMap<CounterKey, Counter>,
@@ -74,12 +77,13 @@ impl Chamber {
         datapath.begin_enforcement().unwrap();
         let (reader, events) = (datapath.reader(), datapath.events().unwrap());
         let netns = NetNs::current().unwrap().cookie().unwrap();
+        let seen_netns = if datapath.features().netns_cookie { netns } else { 0 };
         let datapath = Arc::new(RwLock::new(datapath));
         let ns = ns.map(Ns::path);
         let hand = |path: &str| Hand::new(&tree.path(path), ns.as_deref(), &datapath);
         let hands = paths.iter().map(|path| (path.to_string(), hand(path)));
         let hands = hands.collect();
-        Chamber { reader, netns, datapath, events, seen: BTreeMap::new(), hands, tree, pins }
+        Chamber { reader, netns, seen_netns, datapath, events, seen: BTreeMap::new(), hands, tree, pins }
     }
 
     pub fn commit(&self, image: &Image) -> u64 {

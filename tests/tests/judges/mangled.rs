@@ -51,7 +51,7 @@ fn host_and_kernel_read_mangled_packets_alike() {
             }
             let direction = court.source.sample(select(vec![Direction::Ingress, Direction::Egress]));
             let cgroup = conversation.cgroup(End::Opener);
-            let sock = Sock::plain(court.chamber.cgroup(cgroup), court.chamber.netns);
+            let sock = Sock::plain(court.chamber.cgroup(cgroup), court.chamber.seen_netns);
             let host = court.node.packet(&sock, direction, &packet).passes();
             let [kernel] = court.chamber.run(cgroup, vec![(direction, packet.clone())])[..] else { panic!() };
             assert_eq!(host, kernel, "policy {number}, {direction:?} at {cgroup:?}: {packet:02x?}");

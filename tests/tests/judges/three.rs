@@ -76,6 +76,10 @@ impl Court {
         // Some of many zones, so that wide zones occur.
         let wide = number % 8 == 7;
         let mut drawn = self.source.draw(if wide { 14 } else { 5 }, if wide { 20 } else { 8 }, FLOWS);
+        if self.chamber.seen_netns == 0 {
+            // Whose loopback it is cannot be told then, and so not who receives there.
+            drawn.conversations.retain(|conversation| !conversation.flow.to.addr.is_loopback());
+        }
         self.commit(&drawn.policy);
         if let Some(mut before) = self.open.take() {
             self.tally.switched += before.conversations.len();
@@ -103,7 +107,7 @@ impl Court {
 
     fn commit(&mut self, policy: &Policy) {
         let generation = self.chamber.commit(&policy.image);
-        let netns = self.chamber.netns;
+        let netns = self.chamber.seen_netns;
         let home = Home { flags: if policy.guarded { Home::FLAG_GUARDED } else { 0 }, ..Home::default() };
         self.node.control = control(generation, netns + 1);
         self.node.homes.insert(netns, home);
@@ -154,7 +158,7 @@ impl Court {
     ) -> bool {
         let packet = conversation.packet(step);
         let before = conversation.clone();
-        let sock = Sock::plain(self.chamber.cgroup(conversation.cgroup(step.at)), self.chamber.netns);
+        let sock = Sock::plain(self.chamber.cgroup(conversation.cgroup(step.at)), self.chamber.seen_netns);
         let host = self.node.packet(&sock, Conversation::direction(step), &packet).passes();
         let Expected { passes, counted } = conversation.expect(policy, number, step);
         self.tally.deferred += usize::from(conversation.is_deferred(step.at));
