@@ -15,6 +15,7 @@ mod lint;
 mod packages;
 mod process;
 mod progress;
+mod python;
 mod rules;
 mod setup;
 mod soak;

@@ -2,9 +2,12 @@
 //!
 //! Nothing is asked of apt while everything is there: a package is known by a file it brings.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::process;
 use crate::progress::Progress;
@@ -12,30 +15,62 @@ use crate::progress::Progress;
 /// A package that tests or the demo run a program of.
 struct Package {
     name: &'static str,
+    /// The program, or its path, in which one folder may be `*`.
     program: &'static str,
     reason: &'static str,
+    /// What it would start at boot.
+    services: &'static [&'static str],
+}
+
+impl Package {
+    const fn new(name: &'static str, program: &'static str, reason: &'static str) -> Package {
+        Package { name, program, reason, services: &[] }
+    }
+
+    const fn with_services(self, services: &'static [&'static str]) -> Package {
+        Package { services, ..self }
+    }
+
+    fn is_there(&self) -> bool {
+        match self.program.split_once("/*/") {
+            None => process::find(self.program).is_some(),
+            Some((folder, below)) => fs::read_dir(folder)
+                .is_ok_and(|versions| versions.flatten().any(|version| version.path().join(below).is_file())),
+        }
+    }
 }
 
 const NEEDED: [Package; 3] = [
-    Package { name: "iproute2", program: "ip", reason: "tests make network namespaces with it" },
-    Package { name: "bpftool", program: "bpftool", reason: "tests dump the kernel object's BTF with it" },
-    Package {
-        name: "nftables",
-        program: "nft",
-        reason: "tests translate addresses with it, the benchmark measures beside it",
-    },
+    Package::new("iproute2", "ip", "tests make network namespaces with it"),
+    Package::new("bpftool", "bpftool", "tests dump the kernel object's BTF with it"),
+    Package::new("nftables", "nft", "tests translate addresses with it, the benchmark measures beside it"),
+];
+
+/// Programs whose traffic tests look into. Only their programs are of use: none of them is left running,
+/// or to be started at boot.
+const SPEAKERS: [Package; 11] = [
+    Package::new("openssl", "openssl", "speaks every version of TLS to tests, and makes their certificates"),
+    Package::new("gnutls-bin", "gnutls-serv", "speaks TLS of another library"),
+    Package::new("curl", "curl", "speaks HTTP to tests"),
+    Package::new("nginx", "nginx", "answers HTTP in tests").with_services(&["nginx.service"]),
+    Package::new("postgresql", "/usr/lib/postgresql/*/bin/initdb", "speaks PostgreSQL in tests")
+        .with_services(&["postgresql.service"]),
+    Package::new("redis-server", "redis-server", "speaks Redis in tests")
+        .with_services(&["redis-server.service"]),
+    Package::new("openssh-server", "sshd", "speaks SSH in tests")
+        .with_services(&["ssh.service", "ssh.socket"]),
+    Package::new("openssh-client", "ssh", "speaks SSH to tests"),
+    Package::new("dnsmasq-base", "dnsmasq", "answers DNS in tests"),
+    Package::new("bind9-dnsutils", "dig", "asks DNS in tests"),
+    Package::new("python3-venv", "/usr/lib/*/ensurepip/__init__.py", "runs SMTP and QUIC for tests"),
 ];
 
 /// What only `cargo xtask test vm` needs, and only it installs.
 const NEEDED_FOR_VM: [Package; 4] = [
-    Package { name: "qemu-system-x86", program: "qemu-system-x86_64", reason: "boots the other kernel" },
-    Package { name: "busybox-static", program: "busybox", reason: "is the other kernel's user space" },
-    Package {
-        name: "binutils",
-        program: "strip",
-        reason: "takes from test binaries what only a debugger reads",
-    },
-    Package { name: "xz-utils", program: "xz", reason: "unpacks kernel modules" },
+    Package::new("qemu-system-x86", "qemu-system-x86_64", "boots the other kernel"),
+    Package::new("busybox-static", "busybox", "is the other kernel's user space"),
+    Package::new("binutils", "strip", "takes from test binaries what only a debugger reads"),
+    Package::new("xz-utils", "xz", "unpacks kernel modules"),
 ];
 
 /// The compiler with a ready `core` for the BPF target.
@@ -46,13 +81,18 @@ pub(crate) fn ensure(progress: &Progress) -> Result<()> {
     ensure_all(&NEEDED, progress)
 }
 
+/// Installs what is missing of [`SPEAKERS`].
+pub(crate) fn ensure_speakers(progress: &Progress) -> Result<()> {
+    ensure_all(&SPEAKERS, progress)
+}
+
 /// Installs what is missing of [`NEEDED_FOR_VM`].
 pub(crate) fn ensure_for_vm(progress: &Progress) -> Result<()> {
     ensure_all(&NEEDED_FOR_VM, progress)
 }
 
 fn ensure_all(needed: &[Package], progress: &Progress) -> Result<()> {
-    let missing: Vec<&Package> = needed.iter().filter(|p| process::find(p.program).is_none()).collect();
+    let missing: Vec<&Package> = needed.iter().filter(|package| !package.is_there()).collect();
     if missing.is_empty() {
         let names = needed.iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
         progress.found("packages", &format!("{names} are there"));
@@ -65,7 +105,48 @@ fn ensure_all(needed: &[Package], progress: &Progress) -> Result<()> {
     if !can_install() {
         bail!("install these first: {}", command_line(&names));
     }
-    progress.step("packages", &format!("installing {}", names.join(", ")), || install(&names))
+    let services: Vec<&str> = missing.iter().flat_map(|package| package.services).copied().collect();
+    progress.step("packages", &format!("installing {}", names.join(", ")), || {
+        let _quiet = if services.is_empty() { None } else { Some(NoStart::new()?) };
+        install(&names)?;
+        services.iter().try_for_each(|service| disable(service))
+    })
+}
+
+/// As long as it lives, packages that are installed start nothing.
+struct NoStart {
+    ours: bool,
+}
+
+/// Asked by packages before they start a service; 101 says no (Debian Policy 9.3.3.1).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoStart {
+    fn new() -> Result<NoStart> {
+        // Whoever has one has decided already.
+        let ours = !Path::new(POLICY).exists();
+        if ours {
+            fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("cannot write {POLICY}"))?;
+            fs::set_permissions(POLICY, Permissions::from_mode(0o755))?;
+        }
+        Ok(NoStart { ours })
+    }
+}
+
+impl Drop for NoStart {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
+
+/// A service that nobody had before is not to come with the next boot.
+fn disable(service: &str) -> Result<()> {
+    match process::find("deb-systemd-helper") {
+        Some(helper) => process::run(Command::new(helper).args(["disable", service])),
+        None => Ok(()),
+    }
 }
 
 /// Whether this process may install Debian packages.

@@ -3,17 +3,20 @@
 //! Each part probes first and works only when something is missing; where it may not install, it
 //! fails with the command that would.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::kernel_tools::KernelTools;
 use crate::progress::Progress;
 use crate::workspace::Workspace;
-use crate::{compiler, linker, packages};
+use crate::{compiler, linker, packages, python};
 
 /// The command: tells also what is there already.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let progress = Progress::verbose("setup");
     packages::ensure(&progress)?;
+    speakers(workspace, &progress)?;
     tools(workspace, &progress)?;
     progress.end("this machine is ready: next, `cargo xtask test`");
     Ok(())
@@ -31,12 +34,22 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<KernelTools> {
     tools(workspace, &progress)
 }
 
+/// For tests that other programs speak in. The Python that runs some of them.
+pub(crate) fn for_speakers(workspace: &Workspace) -> Result<PathBuf> {
+    speakers(workspace, &Progress::quiet("setup"))
+}
+
 /// For tests on another kernel.
 pub(crate) fn for_vm(workspace: &Workspace) -> Result<KernelTools> {
     let progress = Progress::quiet("setup");
     packages::ensure(&progress)?;
     packages::ensure_for_vm(&progress)?;
     tools(workspace, &progress)
+}
+
+fn speakers(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+    packages::ensure_speakers(progress)?;
+    python::ensure(workspace, progress)
 }
 
 fn tools(workspace: &Workspace, progress: &Progress) -> Result<KernelTools> {
