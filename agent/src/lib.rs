@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroups;
+pub mod classify;
 pub mod cli;
 pub mod config;
 pub mod control;

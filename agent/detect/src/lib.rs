@@ -3,6 +3,7 @@
 //!
 //! * [`findings`] says what somebody should look at.
 //! * [`hello`] reads the opening of an encrypted flow: versions, ciphers, names, groups, certificates.
+//! * [`http2`] tells gRPC from other HTTP/2 in clear.
 //! * [`inventory`] keeps what was read by zone edge, in bounded memory.
 //!
 //! Everything here reads bytes that strangers chose: nothing panics, nothing grows without a bound, and
@@ -12,4 +13,5 @@
 
 pub mod findings;
 pub mod hello;
+pub mod http2;
 pub mod inventory;

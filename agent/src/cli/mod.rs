@@ -4,6 +4,7 @@
 //! What is asked for goes to standard output, everything else to standard error.
 
 mod check;
+mod classify;
 mod completions;
 mod detach;
 mod explain;
@@ -45,6 +46,8 @@ enum Command {
     Run(run::Args),
     /// Check zone files without root and without touching the kernel
     Check(check::Args),
+    /// Say what the flows of capture files are: encrypted or in clear, how well, and with what
+    Classify(classify::Args),
     /// Say whether a flow passes, by which rule, and whether the kernel agrees
     Explain(explain::Args),
     /// Show how the agent and the kernel are
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run(args) => args.run(&selection),
         Command::Check(args) => args.run(),
+        Command::Classify(args) => args.run(),
         Command::Explain(args) => args.run(&selection),
         Command::Status(args) => args.run(&selection),
         Command::Test(args) => args.run(),

@@ -13,10 +13,6 @@ impl<'a> Reader<'a> {
         self.0.is_empty()
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// All that is left.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)

@@ -16,6 +16,7 @@ mod message;
 mod names;
 mod reassembly;
 mod server;
+mod summary;
 
 pub use certificate::Certificate;
 pub use cipher::{Strength, Suite};
@@ -26,3 +27,4 @@ pub use message::Alert;
 pub use names::{Group, GroupKind, Version, is_grease};
 pub use reassembly::{Limits, Opening, Reassembly, Stage, Stream};
 pub use server::ServerHello;
+pub use summary::{CertificateSummary, Summary};
