@@ -13,6 +13,12 @@ use crate::process;
 /// More of the agent's memory than this is a leak, in KiB; less is the allocator's.
 const SLACK_KIB: u64 = 4096;
 
+/// What comes and goes with the load.
+const PASSING: [&str; 4] = ["FLOWS", "TRANSIT", "DOOMED", "FRAGMENTS"];
+
+/// A table of flows with no more entries than these is at rest.
+const IDLE: u64 = 16;
+
 /// The figures of one moment.
 pub(crate) struct Figures {
     /// Entries of each table.
@@ -48,9 +54,9 @@ impl Figures {
         })
     }
 
-    /// Whether no table holds more than before.
-    pub(crate) fn is_drained(&self, before: &Figures) -> bool {
-        self.tables.iter().all(|(name, (entries, _))| *entries <= before.entries(name) + slack(name))
+    /// Whether what comes and goes with the load has gone; some neighbour discovery goes on.
+    pub(crate) fn is_idle(&self) -> bool {
+        PASSING.iter().all(|name| self.entries(name) <= IDLE)
     }
 
     fn entries(&self, table: &str) -> u64 {
@@ -59,9 +65,13 @@ impl Figures {
 }
 
 /// How many entries more than before are no leak: a counter's place is never given back, and there is one
-/// for each pair of zones that was ever seen; first fragments wait thirty seconds for the others.
+/// for each pair of zones that was ever seen; a table at rest holds what the machine itself says.
 fn slack(table: &str) -> u64 {
-    if table.eq_ignore_ascii_case("slots") { 64 } else { 0 }
+    match table {
+        "SLOTS" | "CLASSES" => 64,
+        _ if PASSING.contains(&table) => IDLE,
+        _ => 0,
+    }
 }
 
 /// The agent's resident memory, in KiB.

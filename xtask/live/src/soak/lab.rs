@@ -74,8 +74,20 @@ impl Lab {
         self.net.ns("router")
     }
 
+    /// The figures when everything that expires has expired, and of an agent that started then: how much
+    /// memory an agent keeps depends on how much there was to read at its start.
+    pub(crate) fn at_rest(&mut self, interrupt: &Interrupt) -> Result<Figures> {
+        let idle = || interrupt.came() || Figures::take(self).is_ok_and(|now| now.is_idle());
+        // What is left is in the figures.
+        let _ = wait_until(EXPIRY, "idle flows have expired", idle);
+        interrupt.check()?;
+        self.renew()?;
+        self.settle()?;
+        Figures::take(self)
+    }
+
     /// A fresh agent, with the first policy in force.
-    pub(crate) fn renew(&mut self) -> Result<()> {
+    fn renew(&mut self) -> Result<()> {
         self.agent.terminate()?;
         self.agent.restart()?;
         self.policy = Policy::A;
@@ -83,7 +95,7 @@ impl Lab {
     }
 
     /// Waits until the agent's memory has come to rest.
-    pub(crate) fn settle(&self) -> Result<()> {
+    fn settle(&self) -> Result<()> {
         let mut last = (figures::rss(&self.agent), Instant::now());
         wait_until(LONG, "the agent's memory is at rest", || {
             let now = figures::rss(&self.agent);
@@ -93,15 +105,6 @@ impl Lab {
             last.1.elapsed() > Duration::from_secs(2)
         })
         .or(Ok(()))
-    }
-
-    /// Waits until idle flows have expired, and for what the agent takes away by and by.
-    pub(crate) fn drain(&self, before: &Figures, interrupt: &Interrupt) -> Result<()> {
-        let drained = || interrupt.came() || Figures::take(self).is_ok_and(|now| now.is_drained(before));
-        // What is left is in the figures.
-        let _ = wait_until(EXPIRY, "idle flows have expired", drained);
-        interrupt.check()?;
-        self.settle()
     }
 }
 

@@ -69,9 +69,7 @@ fn run(args: &Args) -> Result<bool> {
     let lived = conductor.run(&mut lab, &load, length, &interrupt)?;
     let counts = load.stop();
     println!("[{:5} s] the load has ended; idle flows are left to expire", started.elapsed().as_secs());
-    lab.renew()?;
-    lab.drain(&before, &interrupt)?;
-    let after = Figures::take(&lab)?;
+    let after = lab.at_rest(&interrupt)?;
     let whole = figures::compare(&before, &after, lived);
     let right = counts.report(&conductor);
     println!("{}", if whole && right { "soak: all as it should be" } else { "soak: NOT as it should be" });
@@ -82,8 +80,6 @@ fn run(args: &Args) -> Result<bool> {
 /// takes the figures that the run must come back to.
 fn prepare(lab: &mut Lab, interrupt: &Interrupt) -> Result<Figures> {
     Conductor::new(Instant::now()).rehearse(lab)?;
-    interrupt.check()?;
-    lab.renew()?;
-    lab.settle()?;
-    Figures::take(lab)
+    println!("the rehearsal has ended; idle flows are left to expire");
+    lab.at_rest(interrupt)
 }
