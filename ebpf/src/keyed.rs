@@ -16,6 +16,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use bulkhead_abi::{
     FlowKey, FlowState,
     flow::{Denial, FirstFragment, FragmentKey},
+    inspect::{ClassCount, ClassKey},
 };
 
 use crate::maps;
@@ -65,6 +66,18 @@ pub fn denial_or_new(key: &FlowKey) -> *mut Denial {
     let Some(blank) = maps::BLANK_DENIAL.get(0) else { return null_mut() };
     let _ = maps::DENIED.insert(&key, blank, BPF_NOEXIST.into());
     maps::DENIED.get_ptr_mut(&key).unwrap_or(null_mut())
+}
+
+/// What is counted of a kind of flow; null where nothing is.
+#[inline(never)]
+pub fn class(key: &ClassKey) -> *mut ClassCount {
+    maps::CLASSES.get_ptr_mut(&{ *key }).unwrap_or(null_mut())
+}
+
+/// Counts the first flow of a kind; false where there is no room, or another processor was first.
+#[inline(never)]
+pub fn new_class(key: &ClassKey, told: u64) -> bool {
+    maps::CLASSES.insert(&{ *key }, &ClassCount { flows: 1, told }, BPF_NOEXIST.into()).is_ok()
 }
 
 /// What is remembered of a packet's first fragment; null where nothing is.

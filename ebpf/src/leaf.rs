@@ -9,13 +9,17 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id},
     programs::SkBuffContext,
 };
-use bulkhead_abi::{Addr, CounterKey, Direction, Identity, Protocol, Reason, SocketFlow, Verdict, Workload};
+use bulkhead_abi::{
+    Addr, Control, CounterKey, Direction, Identity, Inspection, Protocol, Reason, SocketFlow, Verdict,
+    Workload, inspect::ClassKey,
+};
 use bulkhead_core::{
     endpoint,
+    inspect::Cursor,
     judge::{self, Decision, Question, Sides},
-    packet,
+    packet::{self, Span},
     tables::Policy,
-    track::{Entry, State, Telling, Whose, parts},
+    track::{Entry, Finding, State, Telling, Whose, parts},
 };
 
 use crate::{
@@ -50,6 +54,31 @@ pub extern "C" fn leaf_answer(generation: u64, pair: u64, service: u64) -> u64 {
         Some(answer) => {
             u64::from(answer.rule) << 32 | u64::from(answer.reason as u8) << 8 | answer.verdict as u64
         }
+        None => 0,
+    }
+}
+
+/// [`judge::wanted`] of `from << 32 | to` and `protocol << 16 | port`; its code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_wanted(generation: u64, pair: u64, service: u64) -> u64 {
+    let question = Question {
+        from: Identity((pair >> 32) as u32),
+        to: Identity(pair as u32),
+        protocol: Protocol((service >> 16) as u8),
+        port: service as u16,
+        sides: Sides::Both,
+    };
+    judge::wanted(&Policy::at(&Kernel, generation), &question).to_code()
+}
+
+/// [`tables::count_class`]; not 0 where one of this kind is to be told of again.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_classed(key: *const ClassKey) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole key.
+    match unsafe { key.as_ref() } {
+        Some(key) => u32::from(tables::count_class(key)),
         None => 0,
     }
 }
@@ -93,6 +122,29 @@ pub fn extensions_from(code: u64) -> Result<(Protocol, u32), Reason> {
 
 const UNREADABLE: u64 = 1 << 63;
 
+/// [`packet::read_span`]; 0 where there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_span(skb: *mut __sk_buff, span: *mut Span) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    let Some(span) = (unsafe { span.as_mut() }) else { return 0 };
+    match packet::read_span(&Skb::new(SkBuffContext::new(skb))) {
+        Some(found) => {
+            *span = found;
+            1
+        }
+        None => 0,
+    }
+}
+
+/// [`packet::is_multipath`] of a segment with payload, or without, whose options stand from `options`
+/// to `at`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_multipath(skb: *mut __sk_buff, options: u32, at: u32, len: u32) -> u32 {
+    u32::from(packet::is_multipath(&Raw(skb), &Span { options, at, len, ..Span::default() }))
+}
+
 /// The workload of a packet's socket.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -134,6 +186,51 @@ pub extern "C" fn leaf_datagram(
         Some(slot) => u64::from(slot) + 1,
         None => 0,
     }
+}
+
+/// [`parts::inspect`]; a finding's code. `how` is the control block's flags, and bit 32 for what leaves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_inspect(
+    skb: *mut __sk_buff,
+    owned: *mut SocketFlow,
+    generation: u64,
+    how: u64,
+) -> u32 {
+    if owned.is_null() {
+        return Finding::Held.to_code();
+    }
+    let direction = if how & LEAVES == 0 { Direction::Ingress } else { Direction::Egress };
+    let control = Control { generation, host_netns: 0, flags: how & (LEAVES - 1) };
+    let hook = Skb::new(SkBuffContext::new(skb));
+    parts::inspect(&hook, &Place::at(owned), &control, direction).to_code()
+}
+
+/// Of a `how`: what leaves.
+pub const LEAVES: u64 = 1 << 32;
+
+/// [`parts::step`] of `len << 32 | at`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_step(
+    skb: *mut __sk_buff,
+    place: u64,
+    inspection: *mut Inspection,
+    cursor: *mut Cursor,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    let (Some(inspection), Some(cursor)) = (unsafe { (inspection.as_mut(), cursor.as_mut()) }) else {
+        return 0;
+    };
+    let hook = Skb::new(SkBuffContext::new(skb));
+    parts::step(&hook, (place as u32, (place >> 32) as u32), inspection, cursor)
+}
+
+/// [`parts::found`] of a finding's code; a verdict's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_found(skb: *mut __sk_buff, state: *const State, finding: u32) -> u32 {
+    with(skb, state, |hook, state| parts::found(hook, state, Finding::from_code(finding)) as u32)
 }
 
 /// [`parts::prepare`].

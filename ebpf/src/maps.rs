@@ -7,10 +7,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use bulkhead_abi::{
-    Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
-    PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
+    Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, Inspection, ListenerKey,
+    LocalAddress, PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
     flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
+    inspect::{ClassCount, ClassKey, Piece},
     limits,
+    names::Loss,
     tables::{
         FailsafeKey, Home, IdentityValue, Interface, PairValue, PrefixValue, UnionValue, WorkloadValue,
     },
@@ -83,7 +85,14 @@ pub static SLOTS_USED: Array<u64, 1> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counter, { limits::COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map]
-pub static LOST: PerCpuArray<u64, 4> = PerCpuArray::new();
+pub static CLASSES: HashMap<ClassKey, ClassCount, { limits::CLASSES as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static PIECES: RingBuf<Piece, { limits::PIECES as usize }> = RingBuf::new();
+/// One that is pushed out costs a stream its beginning: then it is unknown.
+#[btf_map]
+pub static EARLY: LruHashMap<FlowKey, Inspection, { limits::EARLY as usize }> = LruHashMap::new();
+#[btf_map]
+pub static LOST: PerCpuArray<u64, { Loss::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 pub static DOOMED: HashMap<u64, Doomed, { limits::DOOMED as usize }> = HashMap::new();
 #[btf_map]

@@ -7,17 +7,19 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST, bpf_sock},
     helpers::generated::{
         bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+        bpf_tcp_sock,
     },
     programs::SkBuffContext,
 };
 use bulkhead_abi::{
-    Addr, Direction, Event, EventKind, FlowKey, FlowState, Identity, Protocol, Reason, SocketFlow, Verdict,
-    Workload, flow::Doomed, limits, names::Loss,
+    Addr, Control, Direction, Event, EventKind, FlowKey, FlowState, Identity, Inspection, Protocol, Reason,
+    SocketFlow, Verdict, Workload, flow::Doomed, limits, names::Loss,
 };
 use bulkhead_core::{
+    inspect::Cursor,
     judge::Decision,
-    packet::{Bytes, Words},
-    track::{Entry, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Whose},
+    packet::{Bytes, Span, Words},
+    track::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Whose},
 };
 
 use crate::{
@@ -79,6 +81,17 @@ impl Bytes for Skb {
     #[inline(always)]
     fn first<const N: usize>(&self) -> Option<Words<N>> {
         Raw(self.ctx.skb.skb).first()
+    }
+
+    #[inline(always)]
+    fn span(&self) -> Option<Span> {
+        let mut span = Span::default();
+        if leaf::leaf_span(self.ctx.skb.skb, &mut span) == 0 { None } else { Some(span) }
+    }
+
+    #[inline(always)]
+    fn is_multipath(&self, span: &Span) -> bool {
+        leaf::leaf_multipath(self.ctx.skb.skb, span.options, span.at, span.len) != 0
     }
 
     #[inline(always)]
@@ -160,6 +173,23 @@ impl Hook for Skb {
             0 => None,
             slot => Some((slot - 1) as u32),
         }
+    }
+
+    #[inline(always)]
+    fn on_inspect(&self, owned: &Place<SocketFlow>, control: &Control, direction: Direction) -> Finding {
+        let leaves = if direction == Direction::Egress { leaf::LEAVES } else { 0 };
+        let how = control.flags & (leaf::LEAVES - 1) | leaves;
+        Finding::from_code(leaf::leaf_inspect(self.ctx.skb.skb, owned.0, control.generation, how))
+    }
+
+    #[inline(always)]
+    fn on_step(&self, (at, len): (u32, u32), inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        leaf::leaf_step(self.ctx.skb.skb, u64::from(len) << 32 | u64::from(at), inspection, cursor)
+    }
+
+    #[inline(always)]
+    fn on_found(&self, state: &State, finding: Finding) -> Verdict {
+        code(leaf::leaf_found(self.ctx.skb.skb, state, finding.to_code()))
     }
 
     #[inline(always)]
@@ -267,6 +297,41 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
+    fn stream_start(&self, direction: Direction) -> Option<u32> {
+        if self.sk.is_null() {
+            return None;
+        }
+        // SAFETY: checked against null.
+        let tcp = unsafe { bpf_tcp_sock(self.sk) };
+        // SAFETY: null, or a TCP socket's fields.
+        let tcp = unsafe { tcp.as_ref() }?;
+        match direction {
+            // What comes in is seen before TCP counts it.
+            Direction::Ingress if tcp.bytes_received == 0 => Some(tcp.rcv_nxt),
+            // Of a socket that connected, the acknowledged SYN counts as a byte; its own is seen here.
+            Direction::Egress if tcp.bytes_acked == 0 => Some(tcp.snd_una),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn lock(&self, owned: &Place<SocketFlow>) -> bool {
+        for _ in 0..LOCK_TRIES {
+            // SAFETY: the storage of a socket, which outlives this program.
+            if unsafe { tables::swap(&raw mut (*owned.0).lock, 1) } == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn unlock(&self, owned: &Place<SocketFlow>) {
+        // SAFETY: as above.
+        let _ = unsafe { tables::swap(&raw mut (*owned.0).lock, 0) };
+    }
+
+    #[inline(always)]
     fn barrier(&self) {
         // SAFETY: no instruction; the compiler must believe that it reads and writes memory.
         unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
@@ -316,6 +381,10 @@ impl Hook for Skb {
         keyed::remove_flow(key);
     }
 }
+
+/// How often a hook asks whether another one is done with a flow. One of them may have interrupted the
+/// other, so there is no waiting for it.
+const LOCK_TRIES: u32 = 64;
 
 #[inline(always)]
 fn code(verdict: u32) -> Verdict {

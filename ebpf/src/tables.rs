@@ -1,7 +1,7 @@
 //! The kernel's side of [`Tables`] and [`Report`]: what every program can look up and tell.
 
 // `core`'s atomics offer no addition on targets without compare-and-swap, which BPF has only in part.
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -12,6 +12,7 @@ use bulkhead_abi::{
     Addr, Cell, Control, CounterKey, Event, FlowKey, Identity, ListenerKey, LocalAddress, PairKey, RuleKey,
     SlotOwner,
     flow::{Denial, Listener},
+    inspect::ClassKey,
     limits,
     names::Loss,
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
@@ -175,6 +176,31 @@ pub fn note_denial(key: &FlowKey, note: impl FnOnce(&mut Denial)) {
     }
 }
 
+/// Counts a flow by its class; whether one of this kind is to be told of again.
+#[inline(always)]
+pub fn count_class(key: &ClassKey) -> bool {
+    let now = coarse_now();
+    let mut count = keyed::class(key);
+    if count.is_null() {
+        if keyed::new_class(key, now) {
+            return true;
+        }
+        count = keyed::class(key);
+    }
+    // SAFETY: null or an element of a table from which nothing is ever removed.
+    let Some(count) = (unsafe { count.as_mut() }) else {
+        lose(Loss::Classes);
+        return false;
+    };
+    // SAFETY: as above.
+    unsafe { bump(&raw mut count.flows, 1) };
+    let due = now.saturating_sub(count.told) >= limits::CLASS_SILENCE;
+    if due {
+        count.told = now;
+    }
+    due
+}
+
 #[inline(always)]
 pub fn emit(fill: impl FnOnce(&mut Event)) {
     match maps::EVENTS.reserve(0) {
@@ -203,6 +229,16 @@ pub fn lose(what: Loss) {
 unsafe fn bump(value: *mut u64, by: u64) {
     // SAFETY: by the caller's promise.
     let _ = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(value, by) };
+}
+
+/// Puts `new` in the place of what is there, and gives that.
+///
+/// # Safety
+/// `value` points to an aligned word of a live map.
+#[inline(always)]
+pub unsafe fn swap(value: *mut u32, new: u32) -> u32 {
+    // SAFETY: by the caller's promise.
+    unsafe { atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(value, new) }
 }
 
 /// Adds one, and gives what was there before.
@@ -317,6 +353,16 @@ macro_rules! kernel_tables {
                 }
             }
             #[inline(always)]
+            fn wanted(
+                &self,
+                generation: u64,
+                question: &bulkhead_core::judge::Question,
+            ) -> bulkhead_core::judge::Wanted {
+                let pair = u64::from(question.from.0) << 32 | u64::from(question.to.0);
+                let service = u64::from(question.protocol.0) << 16 | u64::from(question.port);
+                bulkhead_core::judge::Wanted::from_code($crate::leaf::leaf_wanted(generation, pair, service))
+            }
+            #[inline(always)]
             fn receiver(
                 &self,
                 netns: u64,
@@ -367,6 +413,10 @@ macro_rules! kernel_tables {
             #[inline(always)]
             fn emit(&self, fill: impl FnOnce(&mut bulkhead_abi::Event)) {
                 $crate::tables::emit(fill)
+            }
+            #[inline(always)]
+            fn classed(&self, key: &bulkhead_abi::inspect::ClassKey) -> bool {
+                $crate::leaf::leaf_classed(key) != 0
             }
             #[inline(always)]
             fn netns(&self) -> u64 {

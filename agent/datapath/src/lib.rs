@@ -31,7 +31,7 @@ use bulkhead_policy::Image;
 
 pub use commit::Commit;
 pub use error::DatapathError;
-pub use events::EventStream;
+pub use events::{EventStream, PieceStream, Ring};
 pub use features::Features;
 pub use maps::{MapUsage, Maps};
 pub use programs::embedded;
@@ -235,6 +235,11 @@ impl Datapath {
     /// The event ring.
     pub fn events(&self) -> Result<EventStream, DatapathError> {
         EventStream::open(&self.maps)
+    }
+
+    /// The ring of opening bytes.
+    pub fn pieces(&self) -> Result<PieceStream, DatapathError> {
+        PieceStream::open(&self.maps)
     }
 
     /// New flags, and a new generation of the same policy, so that every flow is judged again.

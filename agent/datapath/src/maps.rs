@@ -3,9 +3,10 @@
 use std::{os::fd::OwnedFd, path::Path};
 
 use bulkhead_abi::{
-    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
-    RuleKey, SlotOwner, SocketFlow, SocketOwner,
+    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, Inspection, ListenerKey, LocalAddress,
+    PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
     flow::{Doomed, FirstFragment, FragmentKey, Listener},
+    inspect::{ClassCount, ClassKey},
     names,
     tables::{
         FailsafeKey, Home, IdentityValue, Interface, PairValue, PrefixValue, UnionValue, WorkloadValue,
@@ -65,6 +66,12 @@ pub struct Maps {
     pub doomed: Table<u64, Doomed>,
     /// The event ring.
     pub events: OwnedFd,
+    /// Flows by class.
+    pub classes: Table<ClassKey, ClassCount>,
+    /// Connections that carried data before they were accepted.
+    pub early: Table<FlowKey, Inspection>,
+    /// The ring of opening bytes.
+    pub pieces: OwnedFd,
 }
 
 /// Word of the control block: the live generation.
@@ -102,6 +109,9 @@ impl Maps {
             lost: Table::open(maps, names::LOST)?,
             doomed: Table::open(maps, names::DOOMED)?,
             events: bulkhead_sys::pin::open(&maps.join(names::EVENTS))?,
+            classes: Table::open(maps, names::CLASSES)?,
+            early: Table::open(maps, names::EARLY)?,
+            pieces: bulkhead_sys::pin::open(&maps.join(names::PIECES))?,
         })
     }
 
@@ -123,7 +133,7 @@ impl Maps {
         }
         Ok(usage![
             prefixes, workloads, unions, identities, pairs, rules, failsafe, flows, transit, fragments,
-            interfaces, listeners, locals, homes, slots, doomed
+            interfaces, listeners, locals, homes, slots, doomed, classes
         ])
     }
 }

@@ -6,6 +6,7 @@ use bulkhead_abi::{
     Addr, Cell, Control, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
     PairKey, Protocol, RuleKey, SocketFlow, Workload,
     flow::Listener,
+    inspect::ClassKey,
     names::{self, Loss},
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
@@ -123,6 +124,11 @@ impl Reader {
             }
         })?;
         Ok(counters)
+    }
+
+    /// Flows by class, since the maps were made.
+    pub fn classes(&self) -> Result<Vec<(ClassKey, u64)>, DatapathError> {
+        Ok(self.maps.classes.entries()?.into_iter().map(|(key, count)| (key, count.flows)).collect())
     }
 
     /// What was lost, by kind.

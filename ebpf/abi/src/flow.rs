@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Addr, Identity, Protocol};
+use crate::{Addr, Identity, Inspection, Protocol};
 
 /// A workload as the kernel meets it: its cgroup, and the nearest ancestor that was in the workload
 /// table when it was met. The ancestor answers for a cgroup that the agent has not seen yet.
@@ -221,6 +221,22 @@ pub struct SocketFlow {
     pub flags: u8,
     /// IP protocol number.
     pub protocol: u8,
+    /// Not zero: its bytes are not looked at, or not any more.
+    pub settled: u8,
+    /// [`Tls`](crate::Tls) code of the level that its rule asks for. What `inspection` acts on is less where
+    /// node or zones only report.
+    pub level: u8,
+    /// [`Reason`](crate::Reason) code of why it would have been refused, where node or zones only report; 0
+    /// where it would not.
+    pub audited: u8,
+    /// One more than the [`Class`](crate::Class) code that was counted and told last, 0 before.
+    pub told: u8,
+    /// Not zero while a hook reads a segment of it.
+    pub lock: u32,
+    /// Generation whose rules were asked how it is to be encrypted, 0 before.
+    pub asked: u64,
+    /// What its first bytes say.
+    pub inspection: Inspection,
 }
 
 impl SocketFlow {
@@ -397,7 +413,7 @@ const _: () = {
     assert!(size_of::<FirstFragment>() == 64);
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<FlowState>() == 104);
-    assert!(size_of::<SocketFlow>() == 88);
+    assert!(size_of::<SocketFlow>() == 192);
     assert!(size_of::<Denial>() == 48);
     assert!(size_of::<SocketOwner>() == 48);
     assert!(size_of::<ListenerKey>() == 32);

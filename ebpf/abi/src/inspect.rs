@@ -408,6 +408,8 @@ impl Inspection {
     pub const FLAG_UPGRADED: u8 = 4;
     /// A PROXY protocol header or an HTTP CONNECT was looked through.
     pub const FLAG_TUNNELLED: u8 = 8;
+    /// It is known where the opener's direction begins; of the receiver's, twice this.
+    pub const FLAG_BEGUN: u8 = 16;
     /// STARTTLS was asked for, and the answer is not complete.
     pub const FLAG_ASKED: u8 = 16;
     /// The answer to STARTTLS is behind: nothing but TLS makes sense now.
@@ -455,6 +457,16 @@ pub struct ClassKey {
     /// [`Verdict`](crate::Verdict) code of what came of it: allow, audit (it would have been stopped) or
     /// deny.
     pub verdict: u8,
+}
+
+/// Value of the counter of flows by class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ClassCount {
+    /// Flows.
+    pub flows: u64,
+    /// When one of them was told of last, `CLOCK_MONOTONIC` nanoseconds.
+    pub told: u64,
 }
 
 /// One record of the ring of opening bytes: a piece of a handshake, for user space to read.
@@ -511,5 +523,6 @@ const _: () = {
     assert!(size_of::<Inspection>() == 88);
     assert!(size_of::<Conversation>() == 8);
     assert!(size_of::<ClassKey>() == 12);
+    assert!(size_of::<ClassCount>() == 16);
     assert!(size_of::<Piece>() == 80 + Piece::BYTES);
 };

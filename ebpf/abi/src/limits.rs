@@ -43,6 +43,9 @@ pub const CLASSES: u32 = 16_384;
 pub const PIECES: u32 = 1 << 21;
 /// Connections that carried data before they were accepted (TCP Fast Open, a deferred accept).
 pub const EARLY: u32 = 4_096;
+/// How long, in nanoseconds, a flow of one kind (a [`ClassKey`](crate::inspect::ClassKey)) is told of
+/// but once: all are counted.
+pub const CLASS_SILENCE: u64 = 1_000_000_000;
 /// Failsafe ports.
 pub const FAILSAFE: u32 = 256;
 /// How many levels of cgroup are searched for the nearest one that is in a zone.

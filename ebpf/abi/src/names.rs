@@ -67,7 +67,7 @@ names! {
     DOOMED = "DOOMED";
     /// Ring of [`Event`](crate::Event)s.
     EVENTS = "EVENTS";
-    /// [`ClassKey`](crate::inspect::ClassKey) → flows.
+    /// [`ClassKey`](crate::inspect::ClassKey) → [`ClassCount`](crate::inspect::ClassCount).
     CLASSES = "CLASSES";
     /// Ring of [`Piece`](crate::inspect::Piece)s.
     PIECES = "PIECES";

@@ -10,7 +10,7 @@ use bulkhead_abi::{Addr, Identity, Protocol, Side, SocketFlow, SocketOwner, Verd
 use crate::{
     endpoint,
     judge::{self, Decision, Question, Sides},
-    report::{self, Report, Subject},
+    report::{self, Content, Report, Subject},
     tables::{Policy, Tables},
     track::{Slot, prepared},
 };
@@ -54,6 +54,7 @@ pub fn connect<C: Call>(call: &C, connect: &Connect) -> Verdict {
             dst_port: connect.target.1,
             protocol: connect.protocol,
             workload: &call.current(),
+            content: Content::NONE,
         };
         report::tell(&policy, &decision, &subject);
         return Verdict::Deny;

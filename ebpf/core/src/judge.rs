@@ -4,7 +4,7 @@
 //! denial with the reason [`Reason::Inconsistent`].
 
 use bulkhead_abi::{
-    Control, Identity, Protocol, Reason, Side, Verdict,
+    Accept, Control, Demand, Identity, Protocol, Reason, Side, Tls, Verdict,
     tables::{FailsafeKey, SideAnswer},
 };
 
@@ -129,6 +129,60 @@ pub fn judge<T: Tables>(
 pub fn lookup<T: Tables>(policy: &Policy<'_, T>, question: &Question) -> Option<SideAnswer> {
     let cell = policy.cell(question.from, question.to, question.protocol, question.port)?;
     Some(pick(question.sides, cell.egress(), cell.ingress()))
+}
+
+/// How a flow is to be encrypted, and whether anybody enforces that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// What its rule asks for.
+    pub demand: Demand,
+    /// Not one zone of either end enforces: what would be refused is only reported.
+    pub reports: bool,
+}
+
+impl Wanted {
+    /// As a number, for the border between two functions of the kernel's.
+    #[inline(always)]
+    pub const fn to_code(self) -> u64 {
+        (self.demand.accept.0 as u64) << 24
+            | if self.reports { 1 << 16 } else { 0 }
+            | (self.demand.floor as u64) << 8
+            | self.demand.level as u64
+    }
+
+    /// From its number.
+    #[inline(always)]
+    pub const fn from_code(code: u64) -> Self {
+        Self {
+            demand: Demand {
+                level: Tls::from_code(code as u8),
+                accept: Accept((code >> 24) as u16),
+                floor: (code >> 8) as u8,
+            },
+            reports: code & 1 << 16 != 0,
+        }
+    }
+}
+
+/// How a flow that is allowed is to be encrypted. Between ends that no zone speaks for, anything goes;
+/// where the tables are silent about one, nothing unencrypted.
+#[inline(always)]
+pub fn wanted<T: Tables>(policy: &Policy<'_, T>, question: &Question) -> Wanted {
+    let (from, to) = (question.from.or_world(), question.to.or_world());
+    if !from.is_zoned() && !to.is_zoned() {
+        return Wanted { demand: Demand::OFF, reports: false };
+    }
+    let demand = match policy.cell(from, to, question.protocol, question.port) {
+        Some(cell) => cell.demand(),
+        None => Demand::REQUIRE,
+    };
+    let reports = demand.level != Tls::Off && !enforces(policy, from) && !enforces(policy, to);
+    Wanted { demand, reports }
+}
+
+#[inline(always)]
+fn enforces<T: Tables>(policy: &Policy<'_, T>, identity: Identity) -> bool {
+    identity.is_zoned() && policy.state(identity).is_none_or(|state| state.is_enforcing())
 }
 
 /// The answer of a socket layer for a flow to a virtual address: the guard judges it, when it is known

@@ -5,10 +5,12 @@
 //! non-linear packets alike, through [`Bytes`]; the same code runs in the kernel and on the host.
 
 mod fragment;
+mod stream;
 
 use bulkhead_abi::{Addr, Protocol, Reason, limits};
 
 pub use fragment::{Fragment, read_fragment};
+pub use stream::{Span, is_multipath, read_span};
 
 /// Read access to a packet that begins with its IP header.
 #[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
@@ -23,6 +25,24 @@ pub trait Bytes {
     /// The first `N` bytes, where there are as many: for less than [`load`](Bytes::load), which has to
     /// clear what it may not fill.
     fn first<const N: usize>(&self) -> Option<Words<N>>;
+
+    /// [`read_span`].
+    #[inline(always)]
+    fn span(&self) -> Option<Span>
+    where
+        Self: Sized,
+    {
+        read_span(self)
+    }
+
+    /// [`is_multipath`].
+    #[inline(always)]
+    fn is_multipath(&self, span: &Span) -> bool
+    where
+        Self: Sized,
+    {
+        is_multipath(self, span)
+    }
 
     /// [`follow_extensions`].
     #[inline(always)]

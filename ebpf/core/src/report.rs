@@ -2,6 +2,7 @@
 
 use bulkhead_abi::{
     Addr, Control, CounterKey, Event, EventKind, FlowKey, Protocol, Verdict, Workload, flow::Denial,
+    inspect::ClassKey,
 };
 
 use crate::{
@@ -29,6 +30,8 @@ pub trait Report {
     fn note_denial(&self, key: &FlowKey, note: impl FnOnce(&mut Denial));
     /// Hands an event to the daemon, filled in where it will be read, or counts its loss.
     fn emit(&self, fill: impl FnOnce(&mut Event));
+    /// Counts a flow by its class; whether one of this kind is to be told of again.
+    fn classed(&self, key: &ClassKey) -> bool;
     /// Network namespace cookie of the socket at hand, 0 if unknown.
     fn netns(&self) -> u64;
     /// Cookie of the socket at hand, 0 if there is none.
@@ -67,6 +70,24 @@ pub struct Subject<'a> {
     pub protocol: Protocol,
     /// The workload at hand.
     pub workload: &'a Workload,
+    /// What its bytes say, where they were looked at.
+    pub content: Content,
+}
+
+/// What a flow's bytes say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// [`Class`](bulkhead_abi::Class) code.
+    pub class: u8,
+    /// [`App`](bulkhead_abi::App) code.
+    pub app: u8,
+    /// [`Tls`](bulkhead_abi::Tls) code of the level that the flow's rule asks for.
+    pub level: u8,
+}
+
+impl Content {
+    /// Nobody looked.
+    pub const NONE: Self = Self { class: 0, app: 0, level: 0 };
 }
 
 /// The counter slot of a decision. Before enforcement begins, what will be denied is not counted: it
@@ -85,7 +106,7 @@ pub fn slot_of<T: Tables + Report>(policy: &Policy<'_, T>, decision: &Decision) 
     })
 }
 
-/// Tells the daemon of a denial, or of what would be one.
+/// Tells the daemon of a denial, or of what would be one; of what passes, which class it is of.
 #[inline(always)]
 pub fn tell<T: Tables + Report>(policy: &Policy<'_, T>, decision: &Decision, subject: &Subject<'_>) {
     if policy.control.flags & Control::FLAG_ADOPTING != 0 {
@@ -106,9 +127,16 @@ pub fn tell<T: Tables + Report>(policy: &Policy<'_, T>, decision: &Decision, sub
         event.pid = 0;
         event.src_port = subject.src_port;
         event.dst_port = subject.dst_port;
-        event.kind = EventKind::Verdict as u8;
+        event.kind = match decision.verdict {
+            Verdict::Allow => EventKind::Classified as u8,
+            _ => EventKind::Verdict as u8,
+        };
         event.protocol = subject.protocol.0;
         event.verdict = decision.verdict as u8;
         event.reason = decision.reason as u8;
+        event.class = subject.content.class;
+        event.app = subject.content.app;
+        event.level = subject.content.level;
+        event._reserved = [0; 5];
     });
 }

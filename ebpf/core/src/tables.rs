@@ -10,7 +10,7 @@ use bulkhead_abi::{
 
 use crate::{
     endpoint,
-    judge::{self, Question},
+    judge::{self, Question, Wanted},
 };
 
 /// One lookup per table, each returning a copy, and never a value of another key: values carry their own
@@ -56,6 +56,14 @@ pub trait Tables {
         Self: Sized,
     {
         judge::lookup(&Policy::at(self, generation), question)
+    }
+    /// [`judge::wanted`].
+    #[inline(always)]
+    fn wanted(&self, generation: u64, question: &Question) -> Wanted
+    where
+        Self: Sized,
+    {
+        judge::wanted(&Policy::at(self, generation), question)
     }
     /// [`endpoint::lookup_receiver`].
     #[inline(always)]

@@ -14,6 +14,7 @@ mod denied;
 mod handed;
 mod hook;
 mod icmp;
+mod inspected;
 mod listening;
 mod owned;
 pub(crate) mod prepared;
@@ -34,15 +35,16 @@ use crate::{
 };
 
 pub(crate) use self::{tabled::tcp_after, telling::again};
-pub use hook::{Entry, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
+pub use hook::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
 pub use tabled::{is_expired, lifetime};
 
 /// The parts of the work, each for itself. [`Hook`] has a method for each: the kernel makes them
 /// functions that the verifier walks once.
 pub mod parts {
     pub use super::{
-        anomaly, datagram::again as datagram, icmp::icmp_error, listening::listening, owned::owned, prepare,
-        tabled::enter, tabled::tracked, tabled::untracked, telling::account, telling::doomed,
+        anomaly, datagram::again as datagram, icmp::icmp_error, inspected::found, inspected::inspect,
+        inspected::step, listening::listening, owned::owned, prepare, tabled::enter, tabled::tracked,
+        tabled::untracked, telling::account, telling::doomed,
     };
 }
 
@@ -60,8 +62,13 @@ pub fn packet<H: Hook>(hook: &H, direction: Direction) -> Verdict {
             slot => slot,
         }
     {
-        hook.add(slot, 0, 1, u64::from(hook.len()));
-        return Verdict::Allow;
+        let finding =
+            if owned.read(is_read) { hook.on_inspect(&owned, &control, direction) } else { Finding::Passes };
+        if finding == Finding::Passes {
+            hook.add(slot, 0, 1, u64::from(hook.len()));
+            return Verdict::Allow;
+        }
+        return inspected::tell(hook, &control, direction, finding);
     }
     let mut state = State::new(control, direction, socket);
     hook.on_prepare(&mut state);
@@ -85,6 +92,12 @@ fn passing_stream(flow: &SocketFlow, generation: u64) -> Option<u32> {
     if passes { Some(flow.slot) } else { None }
 }
 
+/// Whether its bytes are looked at.
+#[inline(always)]
+fn is_read(flow: &SocketFlow) -> bool {
+    flow.protocol == Protocol::TCP.0 && flow.settled == 0
+}
+
 #[inline(always)]
 fn judge_packet<H: Hook>(hook: &H, state: &State) -> Verdict {
     let mut outcome = match state.kind {
@@ -92,7 +105,7 @@ fn judge_packet<H: Hook>(hook: &H, state: &State) -> Verdict {
         Kind::Malformed(reason) => Outcome::Anomaly(reason),
         Kind::IcmpError => hook.on_icmp_error(state),
         Kind::Segment(_) if state.socket == Socket::Listening => hook.on_listening(state),
-        _ if is_owned(hook, state) => hook.on_owned(state),
+        _ if is_owned(hook, state) => inspected::after(hook, state, hook.on_owned(state)),
         _ => hook.on_tracked(state),
     };
     if outcome == Outcome::Untracked {

@@ -3,9 +3,11 @@
 use std::{cell::RefCell, rc::Rc};
 
 use bulkhead_abi::{
-    Addr, Cell, Control, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
-    Reason, RuleKey, SocketFlow, SocketOwner, Workload,
+    Addr, Cell, Control, CounterKey, Direction, Event, FlowKey, FlowState, Identity, ListenerKey,
+    LocalAddress, PairKey, Reason, RuleKey, SocketFlow, SocketOwner, Workload,
     flow::{Denial, Listener},
+    inspect::ClassKey,
+    limits,
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
 use zerocopy::FromZeros as _;
@@ -136,6 +138,16 @@ impl Report for At<'_> {
         fill(&mut event);
         self.node.events.borrow_mut().push(event);
     }
+    fn classed(&self, key: &ClassKey) -> bool {
+        let mut classes = self.node.classes.borrow_mut();
+        let count = classes.entry(*key).or_default();
+        count.flows += 1;
+        let due = count.flows == 1 || self.node.now.get().saturating_sub(count.told) >= limits::CLASS_SILENCE;
+        if due {
+            count.told = self.node.now.get();
+        }
+        due
+    }
     fn netns(&self) -> u64 {
         self.sock.netns
     }
@@ -171,6 +183,16 @@ impl Hook for At<'_> {
     fn ownership(&self) -> Ownership {
         self.sock.ownership
     }
+    fn stream_start(&self, direction: Direction) -> Option<u32> {
+        match direction {
+            Direction::Ingress => self.sock.starts.0,
+            Direction::Egress => self.sock.starts.1,
+        }
+    }
+    fn lock(&self, _owned: &Place<SocketFlow>) -> bool {
+        true
+    }
+    fn unlock(&self, _owned: &Place<SocketFlow>) {}
     fn is_connected(&self) -> bool {
         matches!(self.sock.ownership, Ownership::Stream | Ownership::Datagrams)
     }

@@ -22,6 +22,7 @@ use bulkhead_abi::{
     Addr, Control, Counter, CounterKey, Direction, Event, FlowKey, FlowState, ListenerKey, LocalAddress,
     SocketFlow, SocketOwner, Verdict, Workload,
     flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
+    inspect::{ClassCount, ClassKey},
     tables::{FailsafeKey, Home, Interface},
 };
 
@@ -68,6 +69,7 @@ pub struct Node {
     fragments: RefCell<BTreeMap<FragmentKey, FirstFragment>>,
     openings: RefCell<BTreeMap<u32, Opening>>,
     denied: RefCell<HashMap<FlowKey, Denial>>,
+    classes: RefCell<BTreeMap<ClassKey, ClassCount>>,
     slots: RefCell<Vec<(CounterKey, Counter)>>,
     events: RefCell<Vec<Event>>,
 }
@@ -93,6 +95,7 @@ impl Default for Node {
             fragments: RefCell::default(),
             openings: RefCell::default(),
             denied: RefCell::default(),
+            classes: RefCell::default(),
             slots: RefCell::default(),
             events: RefCell::default(),
         }
@@ -147,6 +150,11 @@ impl Node {
         moved
     }
 
+    /// Flows by class.
+    pub fn classes(&self) -> BTreeMap<ClassKey, u64> {
+        self.classes.borrow().iter().map(|(key, count)| (*key, count.flows)).collect()
+    }
+
     /// What was told since the last call.
     pub fn take_events(&self) -> Vec<Event> {
         core::mem::take(&mut self.events.borrow_mut())
@@ -188,6 +196,8 @@ pub struct Sock {
     pub cookie: u64,
     /// Who made it, where its making was seen.
     pub owner: Option<SocketOwner>,
+    /// Sequence numbers of the first bytes that come in and go out, where none has yet.
+    pub starts: (Option<u32>, Option<u32>),
     /// Its storage; a clone of the socket shares it once there is something in it.
     pub storage: RefCell<Option<Rc<RefCell<SocketFlow>>>>,
 }
@@ -202,6 +212,7 @@ impl Sock {
             netns,
             cookie: cgroup << 32 | netns,
             owner: Some(SocketOwner { cgroup, netns, ..SocketOwner::default() }),
+            starts: (None, None),
             storage: RefCell::default(),
         }
     }

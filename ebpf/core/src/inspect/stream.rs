@@ -30,13 +30,13 @@ pub fn hello_offset(_inspection: &Inspection, _sender: u8, _seq: u32) -> Option<
 
 /// Whether the rule accepts what is known of the flow.
 #[inline(always)]
-pub(super) fn accepted(_inspection: &Inspection) -> Result<(), Reason> {
+pub(crate) fn accepted(_inspection: &Inspection) -> Result<(), Reason> {
     Ok(())
 }
 
 /// Ends the reading: nothing passes any more.
 #[inline(always)]
-pub(super) fn refuse(inspection: &mut Inspection, reason: Reason) -> Ruling {
+pub(crate) fn refuse(inspection: &mut Inspection, reason: Reason) -> Ruling {
     inspection.phase = Inspection::REFUSED;
     let [opener, _] = &mut inspection.streams;
     opener.state = reason as u8;

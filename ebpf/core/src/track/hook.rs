@@ -1,9 +1,11 @@
 //! What a packet hook gives, and what it may do apart.
 
-use bulkhead_abi::{Direction, FlowKey, FlowState, Reason, SocketFlow, Verdict, Workload};
+use bulkhead_abi::{
+    Control, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, Verdict, Workload,
+};
 
 use super::{State, parts};
-use crate::{judge::Decision, packet::Bytes, report::Report, tables::Tables};
+use crate::{inspect::Cursor, judge::Decision, packet::Bytes, report::Report, tables::Tables};
 
 /// A value in place: socket storage, or an element of the flow table.
 pub trait Slot<V> {
@@ -107,6 +109,48 @@ impl Outcome {
     }
 }
 
+/// What comes of a segment whose bytes were looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "bytes that nobody stops are delivered"]
+pub enum Finding {
+    /// It passes, and there is nothing to tell.
+    Passes,
+    /// It is dropped without a word: its sender repeats it.
+    Held,
+    /// It passes, and what is known now is to be told.
+    Known,
+    /// It passes because nobody enforces, and would be refused for this reason: to be told.
+    Audited(Reason),
+    /// It does not pass, and neither does anything behind it.
+    Refused(Reason),
+}
+
+impl Finding {
+    /// As a number, for the border between two functions of the kernel's.
+    #[inline(always)]
+    pub const fn to_code(self) -> u32 {
+        match self {
+            Self::Passes => 0,
+            Self::Held => 1,
+            Self::Known => 2,
+            Self::Audited(reason) => 0x100 | reason as u32,
+            Self::Refused(reason) => 0x200 | reason as u32,
+        }
+    }
+
+    /// From its number.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Passes,
+            1 => Self::Held,
+            2 => Self::Known,
+            0x100..=0x1ff => Self::Audited(Reason::from_code(code as u8)),
+            _ => Self::Refused(Reason::from_code(code as u8)),
+        }
+    }
+}
+
 /// What a packet hook gives. The methods with bodies are the [`parts`] of the work; the kernel puts
 /// functions of their own in their place.
 pub trait Hook: Tables + Bytes + Report + Sized {
@@ -124,6 +168,13 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     fn is_programs(&self) -> bool;
     /// Whether the socket at hand is connected, whatever it is.
     fn is_connected(&self) -> bool;
+    /// The sequence number of the first byte that goes this way, where none has come through yet: as the
+    /// socket at hand knows it.
+    fn stream_start(&self, direction: Direction) -> Option<u32>;
+    /// Lets this hook alone look at the flow's bytes; false while another one does.
+    fn lock(&self, owned: &Self::Owned) -> bool;
+    /// Ends that.
+    fn unlock(&self, owned: &Self::Owned);
     /// Nothing that is read or written in memory moves from before this to behind it, or back.
     fn barrier(&self);
     /// Cgroup id of the socket at hand, 0 if unknown.
@@ -170,6 +221,21 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     #[inline(always)]
     fn on_untracked(&self, state: &State) -> Outcome {
         parts::untracked(self, state)
+    }
+    /// [`parts::inspect`].
+    #[inline(always)]
+    fn on_inspect(&self, owned: &Self::Owned, control: &Control, direction: Direction) -> Finding {
+        parts::inspect(self, owned, control, direction)
+    }
+    /// [`parts::step`] of the payload at `at`.
+    #[inline(always)]
+    fn on_step(&self, (at, len): (u32, u32), inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        parts::step(self, (at, len), inspection, cursor)
+    }
+    /// [`parts::found`].
+    #[inline(always)]
+    fn on_found(&self, state: &State, finding: Finding) -> Verdict {
+        parts::found(self, state, finding)
     }
     /// [`parts::icmp_error`].
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Flows that a socket owns: TCP connections, and UDP that is connected.
 
-use bulkhead_abi::{Control, FlowState, Identity, Reason, SocketFlow, Verdict, Workload};
+use bulkhead_abi::{Control, FlowState, Identity, Inspection, Reason, SocketFlow, Tls, Verdict, Workload};
 
 use super::{
     Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose,
@@ -9,7 +9,7 @@ use super::{
     prepared::{self, Prepared},
     receiver, telling,
 };
-use crate::judge::Decision;
+use crate::judge::{Decision, Question, Sides};
 
 /// A packet of a socket that owns its flow, or will from now on.
 #[inline(always)]
@@ -27,7 +27,8 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
             role.opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
             role.verdict = flow.verdict;
             peer = flow.peer;
-            (!same || flow.generation == state.control.generation).then_some(flow.slot)
+            let refused = flow.inspection.phase == Inspection::REFUSED && state.is_stream();
+            (!same || refused || flow.generation == state.control.generation).then_some(flow.slot)
         });
         if let Some(counter) = standing {
             return telling::again(hook, state, Verdict::from_code(role.verdict), counter);
@@ -64,10 +65,12 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     // wanted: who opened a flow that is older is a guess until the agent has told it, and must not stick.
     let guessed = !role.known && !role.handed && state.socket != Socket::Opening;
     let adopting = state.control.flags & Control::FLAG_ADOPTING != 0;
-    if !(guessed && adopting)
-        && let Some(slot) = hook.own()
-    {
-        slot.update(|flow| write(flow, hook, state, &role, &peer, &decision, counter));
+    let mut unkept = false;
+    if !(guessed && adopting) {
+        match hook.own() {
+            Some(slot) => slot.update(|flow| write(flow, hook, state, &role, &peer, &decision, counter)),
+            None => unkept = true,
+        }
     }
     if !decision.verdict.passes() {
         let cookie = hook.cookie();
@@ -75,6 +78,10 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
             hook.doom(state, cookie, hook.netns(), Whose::Ours, decision.reason);
         }
         return state.out(decision.verdict);
+    }
+    // Whose bytes cannot be looked at, for want of memory, must not carry any that matter.
+    if unkept && state.is_stream() && must_be_read(hook, state, &decision, role.opener) {
+        return Outcome::Verdict(Verdict::Deny);
     }
     // Leaves the opener's workload where the receiver's hook finds it.
     if local && !role.known && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
@@ -157,6 +164,17 @@ fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workl
     }
 }
 
+/// Whether the flow's rule lets only what is encrypted pass.
+#[inline(always)]
+fn must_be_read<H: Hook>(hook: &H, state: &State, decision: &Decision, opener: bool) -> bool {
+    let port = if opener { state.remote().port } else { state.local().port };
+    let question =
+        Question { from: decision.from, to: decision.to, protocol: state.protocol, port, sides: Sides::Both };
+    let wanted = hook.wanted(state.control.generation, &question);
+    let audit = wanted.reports || state.control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0;
+    wanted.demand.level >= Tls::Require && !audit && decision.reason != Reason::Failsafe
+}
+
 /// A connection that was accepted was counted when it knocked; one that was adopted is no new one.
 #[inline(always)]
 fn is_counted(state: &State, role: &Role, decision: &Decision) -> bool {
@@ -178,7 +196,11 @@ fn write<H: Hook>(
 ) {
     if !role.known {
         flow.opened = hook.now();
+        (flow.told, flow.audited, flow.lock) = (0, 0, 0);
+        flow.asked = 0;
+        flow.inspection = Inspection::default();
     }
+    flow.settled = 0;
     flow.peer = *peer;
     (flow.peer_addr, flow.local_addr) = (*state.remote().addr, *state.local().addr);
     (flow.peer_port, flow.local_port) = (state.remote().port, state.local().port);

@@ -6,7 +6,7 @@ use super::{Outcome, State, Telling, Whose};
 use crate::{
     judge::Decision,
     packet::Bytes,
-    report::{self, NO_SLOT, Report, Subject},
+    report::{self, Content, NO_SLOT, Report, Subject},
     tables::Tables,
 };
 
@@ -42,6 +42,7 @@ pub fn account<H: Tables + Bytes + Report>(
             dst_port: dst.port,
             protocol: state.protocol,
             workload: own,
+            content: Content::NONE,
         };
         report::tell(&policy, decision, &subject);
     }
