@@ -16,7 +16,7 @@ use crate::findings::time::{Time, minutes};
 use crate::findings::window::Window;
 
 /// Denied flows within [`SPAN`] that open a finding.
-const LEAST: f64 = 100.0;
+const LEAST: f64 = 120.0;
 const SPAN: Duration = minutes(1);
 /// So many times what is usual.
 const TIMES: f64 = 8.0;

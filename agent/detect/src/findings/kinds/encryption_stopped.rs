@@ -23,9 +23,12 @@ const FLOWS: f64 = 20.0;
 const AGE: Duration = hours(2);
 /// One clear flow in so many encrypted ones does no harm to the habit: somebody's `curl`.
 const STRAYS: f64 = 200.0;
-/// Clear flows within [`SPAN`] that open a finding.
-const CLEAR: f64 = 3.0;
-const SPAN: Duration = minutes(30);
+/// Clear flows within [`SOON`] that open a finding, however many are encrypted.
+const MANY: f64 = 5.0;
+const SOON: Duration = minutes(30);
+/// Clear flows within [`LONG`] that open one if at least as many as are encrypted.
+const FEW: f64 = 3.0;
+const LONG: Duration = hours(6);
 /// What was not encrypted for so long has no habit.
 const FORGOTTEN: Duration = days(30);
 
@@ -50,14 +53,22 @@ pub(super) struct EncryptionStopped {
 #[derive(Debug)]
 struct State {
     habit: Port,
-    recent: Window,
+    soon: Window,
+    long: Window,
+    encrypted: Window,
+}
+
+impl State {
+    fn new(habit: Port) -> Self {
+        let [soon, long, encrypted] = [SOON, LONG, LONG].map(Window::new);
+        Self { habit, soon, long, encrypted }
+    }
 }
 
 impl EncryptionStopped {
     pub(super) fn new(memory: Memory) -> Self {
-        let state = |habit| State { habit, recent: Window::new(SPAN) };
         let ports = memory.into_iter().take(EDGES);
-        Self { ports: ports.map(|port| ((port.edge.clone(), port.port.clone()), state(port))).collect() }
+        Self { ports: ports.map(|port| ((port.edge.clone(), port.port.clone()), State::new(port))).collect() }
     }
 
     pub(super) fn memory(&self) -> Memory {
@@ -82,15 +93,16 @@ impl Machine for EncryptionStopped {
             make_room(&mut self.ports, EDGES, |state| state.habit.last);
             let (edge, port) = key.clone();
             let habit = Port { edge, port, first: at, last: at, encrypted: 0.0, clear: 0.0 };
-            self.ports.insert(key.clone(), State { habit, recent: Window::new(SPAN) });
+            self.ports.insert(key.clone(), State::new(habit));
         }
-        let Some(State { habit, recent }) = self.ports.get_mut(&key) else { return };
+        let Some(State { habit, soon, long, encrypted }) = self.ports.get_mut(&key) else { return };
         if at.since(habit.last) >= FORGOTTEN {
             (habit.first, habit.encrypted, habit.clear) = (at, 0.0, 0.0);
         }
         if !clear {
             habit.last = at;
             habit.encrypted += 1.0;
+            encrypted.add(at, 1);
             if habit.encrypted >= 1_000_000.0 {
                 (habit.encrypted, habit.clear) = (habit.encrypted / 2.0, habit.clear / 2.0);
             }
@@ -98,19 +110,20 @@ impl Machine for EncryptionStopped {
         }
         let finding = Key::new(Kind::EncryptionStopped, flow.edge.clone(), Subject::Port(habit.port.clone()));
         let used_to = habit.encrypted >= FLOWS && habit.last.since(habit.first) >= AGE;
-        let pure = habit.clear <= (habit.encrypted / STRAYS).max(CLEAR - 1.0);
-        let now = recent.add(at, 1);
+        let pure = habit.clear <= (habit.encrypted / STRAYS).max(MANY - 1.0);
+        let (now, lately) = (soon.add(at, 1), long.add(at, 1));
         let open = ledger.is_live(&finding);
-        let opens = used_to && pure && now >= CLEAR;
+        let enough = now >= MANY || (lately >= FEW && lately >= encrypted.count(at));
+        let opens = used_to && pure && enough;
         if !open && !opens {
             habit.clear += 1.0;
             return;
         }
         if !open {
             // The first few of a regression were taken for strays.
-            habit.clear = (habit.clear - (CLEAR - 1.0)).max(0.0);
+            habit.clear = (habit.clear - (lately - 1.0)).max(0.0);
         }
-        let count = if open { 1 } else { now as u64 };
+        let count = if open { 1 } else { lately as u64 };
         ledger.raise(at, finding, Severity::High, count, || {
             Evidence::new()
                 .with("protocol", app.as_str())

@@ -5,7 +5,8 @@
 //! right is no sweep. Three stretches of time, so that a slow scan is found, too: it takes longer.
 //!
 //! Sources are addresses; those of IPv6 from outside are taken by /64, since one machine may use all of
-//! it. A table of sources that is full drops the least suspicious.
+//! it. Strangers have a table of their own, so that however many come, those in zones stay known. A table
+//! that is full drops who was silent for longest, the suspicious last.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,8 +22,10 @@ use crate::findings::observation::{Edge, Flow, Observation, Zone};
 use crate::findings::time::{Time, days, hours, minutes};
 use crate::findings::window::Window;
 
-/// Sources that are kept: some 4 KiB each.
-const SOURCES: usize = 1024;
+/// Sources in zones that are kept, and strangers: some 2 KiB each, 4 KiB after a day.
+const SOURCES: [usize; 2] = [1024, 512];
+/// Whoever tried so many new things within a day is suspicious.
+const SUSPICIOUS: f64 = 5.0;
 /// How long a tried thing is known.
 const KNOWN: Duration = days(1);
 /// Stretches of time.
@@ -34,7 +37,8 @@ const HOSTS: [f64; 3] = [20.0, 40.0, 80.0];
 
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    sources: HashMap<(Zone, IpAddr), Source>,
+    insiders: HashMap<(Zone, IpAddr), Source>,
+    strangers: HashMap<(Zone, IpAddr), Source>,
 }
 
 #[derive(Debug)]
@@ -58,7 +62,7 @@ impl Machine for Scan {
             Observation::Opened(flow) | Observation::Classified { flow, .. } => (flow, false),
             _ => return,
         };
-        let source = self.source(at, flow);
+        let Some(source) = self.source(at, flow, denied) else { return };
         let port_is_new = source.ports.known.is_new(at, &(flow.protocol, flow.port));
         let host_is_new = source.hosts.known.is_new(at, &flow.dst);
         if !denied {
@@ -84,7 +88,7 @@ impl Machine for Scan {
                 continue;
             }
             let [_, _, day] = counts;
-            let severity = if &**from == "world" { Severity::Medium } else { Severity::High };
+            let severity = if is_world(from) { Severity::Medium } else { Severity::High };
             let count = if open { 1 } else { day as u64 };
             let span = reached.map_or(0, |(_, span)| span.as_secs());
             ledger.raise(at, key, severity, count, || {
@@ -100,25 +104,36 @@ impl Machine for Scan {
 }
 
 impl Scan {
-    fn source(&mut self, at: Time, flow: &Flow) -> &mut Source {
+    /// What is known of the source; a stranger who does nothing wrong is nobody.
+    fn source(&mut self, at: Time, flow: &Flow, denied: bool) -> Option<&mut Source> {
         let key = (flow.edge.from.clone(), group(&flow.edge.from, flow.src));
-        if !self.sources.contains_key(&key) {
-            make_room(&mut self.sources, SOURCES, |source| (source.suspicion(at), source.last));
+        let [insiders, strangers] = SOURCES;
+        let stranger = is_world(&flow.edge.from);
+        let (table, capacity) =
+            if stranger { (&mut self.strangers, strangers) } else { (&mut self.insiders, insiders) };
+        if !table.contains_key(&key) {
+            if stranger && !denied {
+                return None;
+            }
+            make_room(table, capacity, |source| (source.is_suspicious(at), source.last));
         }
         let tried = || Tried { known: Novelty::new(KNOWN), windows: SPANS.map(Window::new) };
-        let source =
-            self.sources.entry(key).or_insert_with(|| Source { last: at, ports: tried(), hosts: tried() });
+        let source = table.entry(key).or_insert_with(|| Source { last: at, ports: tried(), hosts: tried() });
         source.last = at;
-        source
+        Some(source)
     }
 }
 
 impl Source {
-    fn suspicion(&self, at: Time) -> u32 {
+    fn is_suspicious(&self, at: Time) -> bool {
         let [_, _, ports] = &self.ports.windows;
         let [_, _, hosts] = &self.hosts.windows;
-        (ports.count(at) + hosts.count(at)) as u32
+        ports.count(at) >= SUSPICIOUS || hosts.count(at) >= SUSPICIOUS
     }
+}
+
+fn is_world(zone: &Zone) -> bool {
+    &**zone == "world"
 }
 
 /// Whether the denial says that somebody tried a door, rather than that a packet was odd.
@@ -128,9 +143,7 @@ const fn tells(reason: Reason) -> bool {
 
 fn group(from: &Zone, address: IpAddr) -> IpAddr {
     match address {
-        IpAddr::V6(address) if &**from == "world" => {
-            IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64))
-        }
+        IpAddr::V6(address) if is_world(from) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
         address => address,
     }
 }
