@@ -12,7 +12,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::peer::Socket;
-use super::protocol::{Answer, Cause, Ended, Exchanged, Failure, LoopCount, Response, Served, Streamed};
+use super::protocol::{
+    Answer, Cause, Ended, Exchanged, Failure, LoopCount, Played, Response, Served, Streamed,
+};
 
 /// Result of a call.
 pub type Called<T> = std::result::Result<T, CallError>;
@@ -178,6 +180,7 @@ answers! {
     Ended: Answer::Ended(how) => how;
     Vec<LoopCount>: Answer::Loop(counts) => counts;
     Served: Answer::Served(counts) => counts;
+    Played: Answer::Played(played) => played;
     (): Answer::Done => ();
 }
 

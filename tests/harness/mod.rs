@@ -4,6 +4,7 @@
 //! * [`Cgroup`]: a cgroup of our own, with what is in it removed at the end.
 //! * [`Peer`]: a process *in* a cgroup and a namespace that opens sockets on request. A socket takes
 //!   the cgroup of the process that makes it, so a thread of the test would not do.
+//! * [`Launch`] and [`Program`]: programs that are not ours, in a cgroup and a namespace.
 //! * [`Agent`]: a real agent over a cgroup subtree, with its policy, its log and its [`Counters`].
 //! * [`threat`]: attacks in three runs, so that "it does not arrive" proves something.
 //! * [`wait_until`], [`require_root!`](crate::require_root),
@@ -22,6 +23,7 @@ mod names;
 mod ns;
 pub mod packet;
 mod peer;
+mod program;
 pub mod protocol;
 pub mod threat;
 mod topology;
@@ -35,7 +37,8 @@ pub use dial::Dial;
 pub use names::sweep;
 pub use ns::Ns;
 pub use peer::{Peer, Socket};
-pub use protocol::{Ended, Exchanged, Kind, LoopCount, Serve, Served, Streamed};
+pub use program::{Launch, Program, Said};
+pub use protocol::{Ended, Exchanged, Kind, LoopCount, Opening, Played, Serve, Served, Step, Streamed};
 pub use rustix::io::Errno;
 pub use topology::{Host, Topology};
 pub use wait::{is_root, must_run, wait_until};

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail};
 use super::call::{Called, FromAnswer, Pending, Waiting};
 use super::dial::Dial;
 use super::protocol::{
-    Call, Ended, Exchanged, Kind, LoopCount, Request, Serve, Served, SocketInfo, Streamed,
+    Call, Ended, Exchanged, Kind, LoopCount, Opening, Played, Request, Serve, Served, SocketInfo, Step,
+    Streamed,
 };
 use super::{Cgroup, Ns};
 
@@ -300,6 +301,31 @@ impl Peer {
     /// Sends by io_uring; by TCP it connects first.
     pub fn ring(&self, kind: Kind, to: SocketAddr, data: &[u8], timeout: Duration) -> Called<()> {
         self.call(Call::Ring { kind, to, data: data.to_vec(), timeout_ms: millis(timeout) }, timeout)
+    }
+
+    /// Begins to open a connection and to play its part of a conversation; with `fast_open` these bytes are
+    /// in the SYN.
+    pub fn begin_play(
+        &self,
+        to: SocketAddr,
+        fast_open: Option<Vec<u8>>,
+        script: Vec<Step>,
+        timeout: Duration,
+    ) -> Pending<Played> {
+        let opening = Opening::Connect { to, fast_open };
+        self.begin(Call::Play { opening, script, timeout_ms: millis(timeout) }, timeout)
+    }
+
+    /// Begins to wait for a connection to a listener that holds, and to play the other part. Closing the
+    /// listener ends the wait.
+    pub fn begin_play_accepted(
+        &self,
+        listener: &Socket,
+        script: Vec<Step>,
+        timeout: Duration,
+    ) -> Pending<Played> {
+        let opening = Opening::Accept { listener: listener.id };
+        self.begin(Call::Play { opening, script, timeout_ms: millis(timeout) }, timeout)
     }
 
     /// What a listening socket has seen so far.

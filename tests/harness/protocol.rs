@@ -118,6 +118,8 @@ pub enum Call {
     Activate { socket: u64, cgroup: PathBuf },
     /// Sends to an address by io_uring alone; by TCP it connects first.
     Ring { kind: Kind, to: SocketAddr, data: Vec<u8>, timeout_ms: u64 },
+    /// Plays one end of a conversation by TCP; the connection ends with it.
+    Play { opening: Opening, script: Vec<Step>, timeout_ms: u64 },
     /// What a listening socket has seen so far.
     Served { socket: u64 },
     /// Closes a socket; with `reset` a TCP connection is not ended in order but reset.
@@ -146,6 +148,8 @@ pub enum Answer {
     Loop(Vec<LoopCount>),
     /// For listening sockets.
     Served(Served),
+    /// For played conversations.
+    Played(Played),
     /// Done.
     Done,
 }
@@ -220,6 +224,38 @@ pub struct Served {
     pub messages: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// How a played conversation begins.
+#[expect(missing_docs, reason = "the variant says it; the fields are named after what they are")]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub enum Opening {
+    /// It opens, with these bytes in the SYN where there are some.
+    Connect { to: SocketAddr, fast_open: Option<Vec<u8>> },
+    /// It is opened to.
+    Accept { listener: u64 },
+}
+
+/// A step of a played conversation.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Sends, as one segment if it fits one.
+    Send(Vec<u8>),
+    /// Waits until so many more bytes have come.
+    Receive(usize),
+}
+
+/// What became of a played conversation.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+pub struct Played {
+    /// There was a connection.
+    pub connected: bool,
+    /// Every step was done.
+    pub complete: bool,
+    /// The error that ended it; none when it is complete, or when the other end closed in order.
+    pub errno: Option<i32>,
+    /// All that came.
+    pub received: Vec<u8>,
 }
 
 /// Why a call has no answer.

@@ -10,6 +10,7 @@
 
 mod load;
 mod ping;
+mod play;
 mod serve;
 mod sockets;
 mod talk;
@@ -172,6 +173,9 @@ fn call(sockets: &Sockets, call: Call, started: Instant) -> Result<Answer, Fault
         }
         Call::Ring { kind, to, data, timeout_ms } => {
             tricks::ring(kind, to, data, Duration::from_millis(timeout_ms)).map(|()| Answer::Done)
+        }
+        Call::Play { opening, script, timeout_ms } => {
+            play::play(sockets, opening, &script, after(timeout_ms))
         }
         Call::Served { socket } => Ok(Answer::Served(sockets.get(socket)?.served.counts())),
         Call::Close { socket, reset } => sockets.close(socket, reset).map(|()| Answer::Done),

@@ -13,8 +13,8 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, recvfrom
 
 use crate::sockets::{Socket, address, is_stream, wait};
 
-/// How often a server looks whether it was closed.
-const TICK: Duration = Duration::from_millis(50);
+/// How often a server, or who waits for a connection, looks whether it was closed.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// What one server has seen.
 #[derive(Default, Debug)]
@@ -38,7 +38,7 @@ impl Counting {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use crate::micros;
-use crate::serve::{self, Counting};
+use crate::serve::{self, Counting, TICK};
 
 /// Why a call failed, and how much of it was done by then.
 #[derive(Debug)]
@@ -123,11 +123,24 @@ impl Sockets {
     }
 
     pub(crate) fn accept(&self, listener: u64, deadline: Instant, started: Instant) -> Result<Answer, Fault> {
+        let kind = self.get(listener)?.kind;
+        let fd = self.take(listener, deadline)?;
+        self.keep(fd, kind, started)
+    }
+
+    /// The next connection of a listener, which gets no number. The wait ends when it is closed.
+    pub(crate) fn take(&self, listener: u64, deadline: Instant) -> Result<OwnedFd, Fault> {
         let listener = self.get(listener)?;
         loop {
             match rustix::net::accept_with(&listener.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(fd) => return self.keep(fd, listener.kind, started),
-                Err(Errno::AGAIN) => wait(&listener.fd, PollFlags::IN, deadline)?,
+                Ok(fd) => return Ok(fd),
+                Err(Errno::AGAIN) if listener.served.is_stopped() => return Err(Fault::closed()),
+                Err(Errno::AGAIN) => {
+                    let waited = wait(&listener.fd, PollFlags::IN, deadline.min(Instant::now() + TICK));
+                    if Instant::now() >= deadline {
+                        waited?;
+                    }
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }

@@ -1,0 +1,104 @@
+//! Real programs under every level.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use bulkhead_tests::harness::{Agent, Counters, Pair, Said, wait_until};
+
+use crate::require_speakers;
+use crate::speakers::{SPEAKERS, Speaker};
+use crate::stage::{Stage, policy};
+
+/// How long counters may take.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Without an agent all of them understand each other, or the other tests would prove nothing.
+#[test]
+fn every_pair_of_programs_understands_each_other() {
+    let kit = require_speakers!();
+    let stage = Stage::new(kit, &SPEAKERS.iter().collect::<Vec<_>>()).unwrap();
+    let mut failures = Failures::default();
+    for speaker in SPEAKERS {
+        let said = stage.converse(speaker).unwrap();
+        failures.check(speaker, "no agent", stage.answered(speaker, &said), || said.errors.clone());
+    }
+    failures.none();
+}
+
+/// What is encrypted passes under every level; what is clear passes until it is required not to. Then both
+/// ends are told, nothing else is counted, and STARTTLS passes where the rule names its protocol.
+#[test]
+fn a_level_stops_what_it_says_and_nothing_else() {
+    let kit = require_speakers!();
+    let stage = Stage::new(kit, &SPEAKERS.iter().collect::<Vec<_>>()).unwrap();
+    let agent = stage.agent(r#""off""#).unwrap();
+    let mut failures = Failures::default();
+    let words: Vec<&str> = SPEAKERS.iter().filter_map(|speaker| speaker.word).collect();
+    let listed = format!("{{ require = {:?} }}", dedup(words));
+    for (tls, accepts) in [
+        (r#""off""#, (|_| true) as fn(&Speaker) -> bool),
+        (r#""report""#, |_| true),
+        (r#""require""#, Speaker::is_encrypted),
+        (&listed, |speaker| speaker.word.is_some()),
+        (r#"{ require = "1.0" }"#, |speaker| speaker.is_encrypted() && speaker.word != Some("ssh")),
+    ] {
+        agent.apply(&policy(tls)).unwrap();
+        for speaker in SPEAKERS {
+            let before = agent.counters().unwrap();
+            let said = stage.converse(speaker).unwrap();
+            let answered = stage.answered(speaker, &said);
+            let expected = accepts(speaker);
+            failures.check(speaker, tls, answered == expected, || {
+                format!("answered {answered}, expected {expected}: {}", said.errors)
+            });
+            // To be refused is to be counted once, and to be accepted not at all.
+            let reason =
+                if speaker.word.is_some() && tls.contains("1.0") { "weak-encryption" } else { "clear-text" };
+            let refused = if expected { None } else { Some(Pair::new("web", "db", "deny", reason)) };
+            let moved = settled(&agent, &before, refused.as_ref());
+            let denied: Vec<(Pair, u64)> =
+                moved.flows().into_iter().filter(|(pair, _)| pair.verdict != "allow").collect();
+            let wanted: Vec<(Pair, u64)> = refused.into_iter().map(|pair| (pair, 1)).collect();
+            failures.check(speaker, tls, denied == wanted, || format!("counted {denied:?}, not {wanted:?}"));
+        }
+    }
+    failures.none();
+}
+
+/// Counters once the one that must move has.
+fn settled(agent: &Agent, before: &Counters, wanted: Option<&Pair>) -> Counters {
+    let mut moved = Counters::default();
+    let _ = wait_until(SOON, "the denial is counted", || {
+        moved = agent.counters().unwrap().since(before);
+        wanted.is_none_or(|pair| moved.get(pair).flows > 0)
+    });
+    moved
+}
+
+fn dedup(mut words: Vec<&str>) -> Vec<&str> {
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
+impl Stage {
+    fn answered(&self, speaker: &Speaker, said: &Said) -> bool {
+        speaker.is_answered(&self.kit, said)
+    }
+}
+
+/// What went wrong, all of it.
+#[derive(Default)]
+struct Failures(String);
+
+impl Failures {
+    fn check(&mut self, speaker: &Speaker, under: &str, right: bool, why: impl FnOnce() -> String) {
+        if !right {
+            writeln!(self.0, "{} under {under}: {}", speaker.name, why().trim()).unwrap();
+        }
+    }
+
+    fn none(&self) {
+        assert!(self.0.is_empty(), "{} failures:\n{}", self.0.lines().count(), self.0);
+    }
+}

@@ -1,0 +1,59 @@
+//! Where the programs are: clients in the zone `web`, servers in `db`, an agent over both.
+
+use std::net::{SocketAddr, TcpStream};
+
+use anyhow::Result;
+use bulkhead_tests::harness::threat::{DB, Lab, WEB_AND_DB};
+use bulkhead_tests::harness::{Agent, Program, Said};
+
+use crate::speakers::{Kit, PATIENCE, Speaker};
+
+/// Machines with the servers on them.
+pub(crate) struct Stage {
+    // Before the machines: they are ended first.
+    _servers: Vec<Program>,
+    pub(crate) lab: Lab,
+    pub(crate) kit: Kit,
+}
+
+impl Stage {
+    /// Starts every server that one of `wanted` asks, and waits until they answer.
+    pub(crate) fn new(kit: Kit, wanted: &[&Speaker]) -> Result<Stage> {
+        let lab = Lab::new()?;
+        let db = lab.root.path().join("db");
+        let mut servers = Vec::new();
+        let asked = |ports: &[u16]| {
+            wanted.iter().any(|speaker| ports.contains(&speaker.port) || (speaker.udp && ports.is_empty()))
+        };
+        for server in kit.servers().into_iter().filter(|server| asked(server.ports)) {
+            servers.push((server.launch.start(lab.ns("db")?, &db)?, server.ports));
+        }
+        for (server, ports) in &mut servers {
+            for port in *ports {
+                let at: SocketAddr = (DB.parse::<std::net::IpAddr>()?, *port).into();
+                let answers = || {
+                    lab.ns("db").is_ok_and(|ns| ns.enter(|| TcpStream::connect(at).is_ok()).unwrap_or(false))
+                };
+                server.wait_until(PATIENCE, answers)?;
+            }
+        }
+        Ok(Stage { _servers: servers.into_iter().map(|(server, _)| server).collect(), lab, kit })
+    }
+
+    /// An agent on this node that lets `web` open everything to `db`, with this level.
+    pub(crate) fn agent(&self, tls: &str) -> Result<Agent> {
+        Agent::prepare(&self.lab.root, &policy(tls)).in_ns(self.lab.node()?).start()
+    }
+
+    /// A conversation, from `web` to `db`.
+    pub(crate) fn converse(&self, speaker: &Speaker) -> Result<Said> {
+        let to = (DB.parse::<std::net::IpAddr>()?, speaker.port).into();
+        let web = self.lab.root.path().join("web");
+        speaker.client(&self.kit, to).run(self.lab.ns("web")?, &web, PATIENCE)
+    }
+}
+
+/// A zone file that lets `web` open everything to `db`, with this level.
+pub(crate) fn policy(tls: &str) -> String {
+    format!("{WEB_AND_DB}[[allow]]\nfrom = \"web\"\nto = \"db\"\nports = [\"tcp\", \"udp\"]\ntls = {tls}\n")
+}
