@@ -360,10 +360,16 @@ pub struct Stream {
     pub state: u8,
     /// How many bytes of the next record's header are in `header`.
     pub header_have: u8,
-    /// Free for `bulkhead_core::inspect`.
-    pub aux: u8,
+    /// Of a STARTTLS dialogue: how many commands this end gave, or how many it answered.
+    pub turns: u8,
     /// The first bytes of a record's header that came in pieces.
     pub header: [u8; 8],
+    /// How many bytes of a dialogue, or of a header that is looked through, were read.
+    pub spent: u16,
+    /// How many segments came while something before them was missing.
+    pub gaps: u8,
+    /// What is known of this direction; `bulkhead_core::inspect` gives the bits.
+    pub marks: u8,
 }
 
 /// What is being found out about a flow, from both directions.
@@ -411,11 +417,7 @@ impl Inspection {
     /// It is known where the opener's direction begins; of the receiver's, twice this.
     pub const FLAG_BEGUN: u8 = 16;
     /// STARTTLS was asked for, and the answer is not complete.
-    pub const FLAG_ASKED: u8 = 16;
-    /// The answer to STARTTLS is behind: nothing but TLS makes sense now.
-    pub const FLAG_INNER: u8 = 32;
-    /// Both ends have sent what ends the clear part of an encrypted protocol's opening.
-    pub const FLAG_SEALED: u8 = 64;
+    pub const FLAG_ASKED: u8 = 64;
 }
 
 /// What is being found out about a flow of datagrams (UDP).
@@ -519,8 +521,8 @@ impl Piece {
 }
 
 const _: () = {
-    assert!(size_of::<Stream>() == 40);
-    assert!(size_of::<Inspection>() == 88);
+    assert!(size_of::<Stream>() == 44);
+    assert!(size_of::<Inspection>() == 96);
     assert!(size_of::<Conversation>() == 8);
     assert!(size_of::<ClassKey>() == 12);
     assert!(size_of::<ClassCount>() == 16);

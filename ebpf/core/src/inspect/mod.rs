@@ -12,10 +12,28 @@
 //! in [`Inspection`]. What is heavy for the verifier is behind a method of [`Payload`], so that the kernel
 //! crate can put each into a function that is verified by itself.
 
+mod clear;
 pub mod datagram;
+mod head;
+mod opening;
+mod records;
+mod starttls;
 pub mod stream;
+mod tls;
+mod wrap;
 
 use bulkhead_abi::{Class, Conversation, Demand, Inspection, Protocol, Reason, Tls};
+
+/// The functions behind [`Payload`]'s methods.
+pub mod leaves {
+    pub use super::{
+        opening::{judge, look, opening},
+        records::records,
+        starttls::{line, lines, skip},
+        stream::{enter, step},
+        wrap::wrapping,
+    };
+}
 
 /// What a segment or a datagram carries.
 #[expect(clippy::len_without_is_empty, reason = "an empty one is never looked at")]
@@ -27,10 +45,64 @@ pub trait Payload: Sized {
     /// many; 0 when none could be read.
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32;
 
-    /// [`stream::step`].
+    /// Reads of [`stream::segment`]: finds what of the segment is new.
+    #[inline(always)]
+    fn enter(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        stream::enter(self, inspection, cursor)
+    }
+
+    /// Chooses the reader of the direction's state.
     #[inline(always)]
     fn step(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
         stream::step(self, inspection, cursor)
+    }
+
+    /// Takes first bytes.
+    #[inline(always)]
+    fn opening(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        opening::opening(self, inspection, cursor)
+    }
+
+    /// Judges them: encrypted, or a dialogue.
+    #[inline(always)]
+    fn judge(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        opening::judge(inspection, sender)
+    }
+
+    /// Judges them: clear text.
+    #[inline(always)]
+    fn look(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        opening::look(inspection, sender)
+    }
+
+    /// Goes over a message.
+    #[inline(always)]
+    fn skip(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        starttls::skip(self, inspection, cursor)
+    }
+
+    /// Goes over what is looked through.
+    #[inline(always)]
+    fn wrapping(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        wrap::wrapping(self, inspection, cursor)
+    }
+
+    /// Takes bytes of a line.
+    #[inline(always)]
+    fn lines(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        starttls::lines(self, inspection, cursor)
+    }
+
+    /// Judges a line.
+    #[inline(always)]
+    fn line(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        starttls::line(inspection, sender)
+    }
+
+    /// Follows records.
+    #[inline(always)]
+    fn records(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        records::records(self, inspection, cursor)
     }
 }
 

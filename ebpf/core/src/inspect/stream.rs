@@ -1,37 +1,372 @@
-//! TCP: the bytes of both directions by sequence number.
+//! TCP: the bytes of both directions, each read once and in order.
+//!
+//! [`segment`] finds by sequence number what of a segment is new and lets the reader of the direction's
+//! state go over it, piece by piece, until nothing is left; each reader is a small function of its own.
+//! What was read before is skipped. Of what came twice only the kept bytes are compared: a sender that
+//! gets a segment past the inspection, but not to the receiver (by a wrong checksum), and repeats other
+//! bytes later in the stream works with the receiver against the rule, and could as well encrypt.
 
-use bulkhead_abi::{Inspection, Reason};
+use bulkhead_abi::{Accept, App, Class, Inspection, Reason, Tls, inspect::Stream};
 
-use super::{Cursor, Payload, Ruling};
+use super::{
+    Cursor, Payload, Ruling,
+    head::{Head, ROOM},
+};
 
 /// Tells where a direction begins: `first` is the sequence number of its first payload byte, one more than
-/// that of its SYN.
+/// that of its SYN. Without it the direction is taken to be seen from somewhere in its middle.
 #[inline(always)]
-pub fn begin(_inspection: &mut Inspection, _sender: u8, _first: u32) {}
-
-/// Reads a segment whose payload begins at sequence number `seq`, and rules on it.
-#[inline(always)]
-pub fn segment(_inspection: &mut Inspection, _sender: u8, _seq: u32, _payload: &impl Payload) -> Ruling {
-    Ruling::Pass
+pub fn begin(inspection: &mut Inspection, sender: u8, first: u32) {
+    let own = side_mut(inspection, sender.into());
+    if own.state == mode::UNSEEN || (own.state == mode::OPENING && own.next == own.start) {
+        own.state = mode::OPENING;
+        own.start = first;
+        own.next = first;
+    }
 }
 
-/// Reads on from where the cursor stands. What it returns is for [`segment`] alone.
+/// Reads a segment whose payload begins at sequence number `seq`, and rules on it. `sender` is 0 for the
+/// opener, 1 for the receiver.
 #[inline(always)]
-pub fn step(_payload: &impl Payload, _inspection: &mut Inspection, _cursor: &mut Cursor) -> u32 {
-    0
+pub fn segment(inspection: &mut Inspection, sender: u8, seq: u32, payload: &impl Payload) -> Ruling {
+    let len = payload.len();
+    if inspection.phase == Inspection::DONE || len == 0 {
+        return Ruling::Pass;
+    }
+    if inspection.phase == Inspection::REFUSED {
+        return Ruling::Refuse(refusal(inspection));
+    }
+    let mut cursor = Cursor { seq, at: 0, len, sender: sender.into() };
+    match payload.enter(inspection, &mut cursor) {
+        code::AGAIN => {}
+        code::END => return Ruling::Pass,
+        other => return Ruling::from_code(other),
+    }
+    let mut next = code::AGAIN;
+    for _ in 0..STEPS {
+        next = match next {
+            code::AGAIN => payload.step(inspection, &mut cursor),
+            code::JUDGE => payload.judge(inspection, cursor.sender),
+            code::LOOK => payload.look(inspection, cursor.sender),
+            code::LINE => payload.line(inspection, cursor.sender),
+            code::END => {
+                let own = side_mut(inspection, cursor.sender);
+                if own.state == mode::OPENING {
+                    // There is no room for more of it.
+                    own.next = cursor.seq.wrapping_add(cursor.len);
+                }
+                return Ruling::Pass;
+            }
+            other => return Ruling::from_code(other),
+        };
+        if inspection.phase == Inspection::DONE {
+            return Ruling::Pass;
+        }
+    }
+    // More than an honest sender puts into a segment. Whoever is not stopped is no longer followed.
+    if is_strict(inspection) {
+        return refuse(inspection, Reason::Unclassified);
+    }
+    inspection.phase = Inspection::DONE;
+    Ruling::Pass
 }
 
 /// Where in the direction's TLS opening (its ClientHello, or its ServerHello and what follows) the byte
 /// with this sequence number stands; `None` where no TLS opening was found in this direction.
 #[inline(always)]
-pub fn hello_offset(_inspection: &Inspection, _sender: u8, _seq: u32) -> Option<u32> {
-    None
+pub fn hello_offset(inspection: &Inspection, sender: u8, seq: u32) -> Option<u32> {
+    let own = side(inspection, sender.into());
+    if own.marks & (mark::CLIENT | mark::SERVER) == 0 || inspection.phase == Inspection::REFUSED {
+        return None;
+    }
+    let offset = seq.wrapping_sub(own.start);
+    if offset >> 31 == 0 { Some(offset) } else { None }
+}
+
+/// Finds where in the segment the new bytes begin.
+#[inline(always)]
+pub fn enter(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+    let strict = is_strict(inspection);
+    if inspection.phase == Inspection::FRESH {
+        inspection.phase = Inspection::READING;
+    }
+    let sender = cursor.sender;
+    if side(inspection, sender).state == mode::UNSEEN {
+        inspection.flags |= Inspection::FLAG_MIDSTREAM;
+        if strict && !inspection.accept.contains(Accept::UNKNOWN) {
+            return refuse(inspection, Reason::Unclassified).code();
+        }
+        begin(inspection, sender as u8, cursor.seq);
+    }
+    let class = inspection.class;
+    let own = side_mut(inspection, sender);
+    if own.state == mode::FREE {
+        return code::END;
+    }
+    let old = own.next.wrapping_sub(cursor.seq);
+    if old >> 31 != 0 {
+        if strict {
+            return Ruling::Hold.code();
+        }
+        own.gaps = own.gaps.saturating_add(1);
+        if own.gaps >= GAPS {
+            inspection.phase = Inspection::DONE;
+        }
+        return code::END;
+    }
+    if strict && old != 0 && own.have != 0 && !repeats(payload, own, cursor) {
+        return refuse(inspection, Reason::Unclassified).code();
+    }
+    if old >= cursor.len {
+        return code::END;
+    }
+    cursor.at = old;
+    if !strict && class == Class::Unknown as u8 && own.next.wrapping_sub(own.start) > ENOUGH {
+        inspection.phase = Inspection::DONE;
+        return code::END;
+    }
+    code::AGAIN
+}
+
+/// Whether what a segment repeats of the kept bytes is what was kept.
+#[inline(always)]
+fn repeats(payload: &impl Payload, own: &Stream, cursor: &Cursor) -> bool {
+    let ahead = own.start.wrapping_sub(cursor.seq);
+    // Where the segment's bytes meet the kept ones: at an offset in the segment, or in what is kept.
+    let (offset, at) = if ahead >> 31 == 0 { (ahead, 0) } else { (0, ahead.wrapping_neg()) };
+    if at >= ROOM || offset >= cursor.len {
+        return true;
+    }
+    Head::of(own).agrees(load(payload, offset), at)
+}
+
+/// Reads on from where the cursor stands, by what the direction is in. What it returns is for [`segment`]
+/// alone.
+#[inline(always)]
+pub fn step(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+    let own = side(inspection, cursor.sender);
+    if cursor.at >= cursor.len && own.marks & mark::REPLAY == 0 && own.state != mode::OPENING {
+        return code::END;
+    }
+    match own.state {
+        mode::OPENING => payload.opening(inspection, cursor),
+        mode::SKIP => payload.skip(inspection, cursor),
+        mode::PROXY | mode::HEADERS => payload.wrapping(inspection, cursor),
+        mode::LINES => payload.lines(inspection, cursor),
+        mode::RECORDS | mode::IDENT | mode::PACKETS => payload.records(inspection, cursor),
+        _ => code::END,
+    }
+}
+
+/// What a direction is in.
+pub(super) mod mode {
+    /// Nothing was seen.
+    pub(in crate::inspect) const UNSEEN: u8 = 0;
+    /// The first bytes are collected.
+    pub(in crate::inspect) const OPENING: u8 = 1;
+    /// A message up to `record`; an opening follows.
+    pub(in crate::inspect) const SKIP: u8 = 2;
+    /// A PROXY protocol header of version 1; an opening follows.
+    pub(in crate::inspect) const PROXY: u8 = 3;
+    /// An HTTP CONNECT, or its answer; an opening follows.
+    pub(in crate::inspect) const HEADERS: u8 = 4;
+    /// A STARTTLS dialogue of lines.
+    pub(in crate::inspect) const LINES: u8 = 5;
+    /// TLS records.
+    pub(in crate::inspect) const RECORDS: u8 = 6;
+    /// The rest of an SSH identification.
+    pub(in crate::inspect) const IDENT: u8 = 7;
+    /// SSH packets, until they are encrypted.
+    pub(in crate::inspect) const PACKETS: u8 = 8;
+    /// Nothing is left to look at.
+    pub(in crate::inspect) const FREE: u8 = 9;
+}
+
+/// What is known of a direction.
+pub(super) mod mark {
+    /// It began with a ClientHello.
+    pub(in crate::inspect) const CLIENT: u8 = 1;
+    /// It began with a ServerHello, or with an alert.
+    pub(in crate::inspect) const SERVER: u8 = 2;
+    /// It began with an SSH identification.
+    pub(in crate::inspect) const SSH: u8 = 4;
+    /// Its part of a STARTTLS dialogue is over: nothing but TLS makes sense now.
+    pub(in crate::inspect) const INNER: u8 = 8;
+    /// What is kept was not read by the reader of the direction's state yet.
+    pub(in crate::inspect) const REPLAY: u8 = 16;
+    /// The line at hand is complete.
+    pub(in crate::inspect) const ENDED: u8 = 32;
+    /// It owes the answer to an HTTP CONNECT.
+    pub(in crate::inspect) const OWES: u8 = 64;
+    /// It cannot be anything that is accepted.
+    pub(in crate::inspect) const ODD: u8 = 128;
+}
+
+/// What a reader says: how [`segment`] goes on. Everything else is a [`Ruling::code`].
+pub(super) mod code {
+    /// Read on.
+    pub(in crate::inspect) const AGAIN: u32 = 0x1_0000;
+    /// The segment was read.
+    pub(in crate::inspect) const END: u32 = 0x1_0001;
+    /// There is more of an opening: judge it.
+    pub(in crate::inspect) const JUDGE: u32 = 0x1_0002;
+    /// It may be clear text.
+    pub(in crate::inspect) const LOOK: u32 = 0x1_0003;
+    /// There is more of a line.
+    pub(in crate::inspect) const LINE: u32 = 0x1_0004;
+}
+
+/// How many steps a segment may take: some for every sixteen bytes of a dialogue, one for
+/// [`records::AT_ONCE`](super::records::AT_ONCE) records.
+const STEPS: u32 = 1024;
+/// After so many segments with something missing before them, it will not come any more.
+const GAPS: u8 = 16;
+/// A direction of so many bytes, and still unknown, stays so.
+const ENOUGH: u32 = 1 << 16;
+
+/// Whether what is not accepted is stopped.
+#[inline(always)]
+pub(super) fn is_strict(inspection: &Inspection) -> bool {
+    Tls::from_code(inspection.level) == Tls::Require
+}
+
+/// Whether TLS is followed after its hellos.
+#[inline(always)]
+pub(super) fn follows(inspection: &Inspection) -> bool {
+    matches!(Tls::from_code(inspection.level), Tls::Report | Tls::Require)
+}
+
+/// The direction of this sender.
+#[inline(always)]
+pub(super) fn side(inspection: &Inspection, sender: u32) -> &Stream {
+    let [opener, receiver] = &inspection.streams;
+    if sender == 0 { opener } else { receiver }
+}
+
+/// The direction of this sender, to change it.
+#[inline(always)]
+pub(super) fn side_mut(inspection: &mut Inspection, sender: u32) -> &mut Stream {
+    let [opener, receiver] = &mut inspection.streams;
+    if sender == 0 { opener } else { receiver }
+}
+
+/// The bytes of a payload from `offset` on.
+#[inline(always)]
+pub(super) fn load(payload: &impl Payload, offset: u32) -> Head {
+    let mut bytes = [0; ROOM as usize];
+    let have = payload.load(offset, &mut bytes);
+    Head::new(bytes, have)
+}
+
+/// The next bytes that a reader has not seen: kept ones first.
+#[inline(always)]
+pub(super) fn ahead(payload: &impl Payload, own: &Stream, cursor: &Cursor) -> Head {
+    if own.marks & mark::REPLAY != 0 { Head::of(own) } else { load(payload, cursor.at) }
+}
+
+/// Takes the first `count` of them away.
+#[inline(always)]
+pub(super) fn consume(own: &mut Stream, cursor: &mut Cursor, count: u32) {
+    if own.marks & mark::REPLAY == 0 {
+        return advance(own, cursor, count);
+    }
+    let rest = Head::of(own).behind(count);
+    rest.keep(own);
+    own.start = own.start.wrapping_add(count);
+    if rest.have() == 0 {
+        own.marks &= !mark::REPLAY;
+    }
+}
+
+/// The sequence number of the first of them.
+#[inline(always)]
+pub(super) fn position(own: &Stream) -> u32 {
+    if own.marks & mark::REPLAY != 0 { own.next.wrapping_sub(own.have.into()) } else { own.next }
+}
+
+/// Counts bytes of the segment as read.
+#[inline(always)]
+pub(super) fn advance(own: &mut Stream, cursor: &mut Cursor, count: u32) {
+    cursor.at += count;
+    own.next = own.next.wrapping_add(count);
+}
+
+/// An opening begins `count` bytes behind what is kept.
+#[inline(always)]
+pub(super) fn restart(own: &mut Stream, count: u32) {
+    let kept = Head::of(own);
+    kept.behind(count).keep(own);
+    own.start = own.start.wrapping_add(count);
+    own.record = own.start;
+    own.marks &= !(mark::REPLAY | mark::ENDED);
+    own.state = if count > kept.have() { mode::SKIP } else { mode::OPENING };
+    own.spent = 0;
+}
+
+/// A reader of its own takes over, beginning with what is kept.
+#[inline(always)]
+pub(super) fn hand_over(own: &mut Stream, to: u8) {
+    own.state = to;
+    own.spent = 0;
+    own.marks &= !(mark::REPLAY | mark::ENDED);
+    if own.have != 0 {
+        own.marks |= mark::REPLAY;
+    }
 }
 
 /// Whether the rule accepts what is known of the flow.
 #[inline(always)]
-pub(crate) fn accepted(_inspection: &Inspection) -> Result<(), Reason> {
-    Ok(())
+pub(crate) fn accepted(inspection: &Inspection) -> Result<(), Reason> {
+    let app = App::from_code(inspection.app);
+    let (wanted, reason) = match Class::from_code(inspection.class) {
+        Class::Clear => return Err(Reason::ClearText),
+        Class::Unknown => (Accept::UNKNOWN, Reason::Unclassified),
+        Class::StartTls => (dialogue(app), Reason::ClearText),
+        Class::Tls if inspection.flags & Inspection::FLAG_UPGRADED != 0 => {
+            (dialogue(app), Reason::WeakEncryption)
+        }
+        Class::Tls => (Accept::TLS, Reason::WeakEncryption),
+        Class::Ssh => (Accept::SSH, Reason::WeakEncryption),
+        Class::Quic => (Accept::QUIC, Reason::WeakEncryption),
+        Class::Dtls => (Accept::DTLS, Reason::WeakEncryption),
+        Class::WireGuard => (Accept::WIREGUARD, Reason::WeakEncryption),
+        Class::Ipsec => (Accept::IPSEC, Reason::WeakEncryption),
+    };
+    if inspection.accept.intersects(wanted) { Ok(()) } else { Err(reason) }
+}
+
+/// What must be accepted of a STARTTLS dialogue.
+#[inline(always)]
+pub(super) fn dialogue(app: App) -> Accept {
+    match app {
+        // A banner that either may have sent.
+        App::Unknown => Accept::SMTP.or(Accept::FTP),
+        App::Smtp => Accept::SMTP,
+        App::Ftp => Accept::FTP,
+        App::Imap => Accept::IMAP,
+        App::Pop3 => Accept::POP3,
+        App::Ldap => Accept::LDAP,
+        App::Xmpp => Accept::XMPP,
+        App::Postgresql => Accept::POSTGRESQL,
+        App::Mysql => Accept::MYSQL,
+        App::Rdp => Accept::RDP,
+        _ => Accept::NONE,
+    }
+}
+
+/// The class is known.
+#[inline(always)]
+pub(super) fn conclude(inspection: &mut Inspection, class: Class, app: App) -> u32 {
+    inspection.class = class as u8;
+    inspection.app = app as u8;
+    inspection.flags &= !Inspection::FLAG_ASKED;
+    let strict = is_strict(inspection);
+    if strict && let Err(reason) = accepted(inspection) {
+        return refuse(inspection, reason).code();
+    }
+    let goes_on = (class == Class::Tls && follows(inspection)) || (class == Class::Ssh && strict);
+    inspection.phase = if goes_on { Inspection::FOLLOWING } else { Inspection::DONE };
+    code::AGAIN
 }
 
 /// Ends the reading: nothing passes any more.
@@ -41,4 +376,11 @@ pub(crate) fn refuse(inspection: &mut Inspection, reason: Reason) -> Ruling {
     let [opener, _] = &mut inspection.streams;
     opener.state = reason as u8;
     Ruling::Refuse(reason)
+}
+
+/// Why it was refused.
+#[inline(always)]
+fn refusal(inspection: &Inspection) -> Reason {
+    let [opener, _] = &inspection.streams;
+    Reason::from_code(opener.state)
 }

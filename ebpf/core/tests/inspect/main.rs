@@ -1,0 +1,8 @@
+//! First bytes: what they say, however they are cut, and what passes before they contradict a rule.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used, missing_docs)]
+
+mod encrypted;
+mod evasions;
+mod flows;
+mod talk;
+mod truth;

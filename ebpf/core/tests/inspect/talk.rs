@@ -1,0 +1,104 @@
+//! Plays flows to the inspection.
+
+use bulkhead_abi::{App, Class, Demand, Inspection, Reason};
+use bulkhead_core::inspect::{self, Ruling, stream};
+
+/// Who says what, in order: 0 is the opener.
+pub type Flow = Vec<(u8, Vec<u8>)>;
+
+/// The opener's first sequence number, and the receiver's: both wrap around soon.
+const FIRST: [u32; 2] = [u32::MAX - 9, u32::MAX - 40];
+
+/// A conversation under inspection.
+pub struct Talk {
+    pub inspection: Inspection,
+    next: [u32; 2],
+    /// What was delivered.
+    pub passed: [Vec<u8>; 2],
+    pub refused: Option<Reason>,
+}
+
+impl Talk {
+    pub fn new(demand: Demand) -> Self {
+        let mut inspection = Inspection::default();
+        inspect::demand(&mut inspection, demand);
+        stream::begin(&mut inspection, 0, FIRST[0]);
+        stream::begin(&mut inspection, 1, FIRST[1]);
+        Self { inspection, next: FIRST, passed: [Vec::new(), Vec::new()], refused: None }
+    }
+
+    /// The next bytes of a direction.
+    pub fn say(&mut self, sender: u8, bytes: &[u8]) -> Ruling {
+        let side = usize::from(sender);
+        let ruling = self.say_at(sender, self.next[side], bytes);
+        if ruling == Ruling::Pass {
+            self.next[side] = self.next[side].wrapping_add(bytes.len() as u32);
+            self.passed[side].extend_from_slice(bytes);
+        }
+        ruling
+    }
+
+    /// Bytes at a sequence number.
+    pub fn say_at(&mut self, sender: u8, seq: u32, bytes: &[u8]) -> Ruling {
+        let ruling = stream::segment(&mut self.inspection, sender, seq, &bytes);
+        if let Ruling::Refuse(reason) = ruling {
+            self.refused.get_or_insert(reason);
+        }
+        ruling
+    }
+
+    /// Where the next bytes of a direction belong.
+    pub fn next(&self, sender: u8) -> u32 {
+        self.next[usize::from(sender)]
+    }
+
+    pub fn class(&self) -> (Class, App) {
+        (Class::from_code(self.inspection.class), App::from_code(self.inspection.app))
+    }
+
+    pub fn has(&self, flag: u8) -> bool {
+        self.inspection.flags & flag != 0
+    }
+
+    pub fn is_settled(&self) -> bool {
+        inspect::is_settled(self.inspection.phase)
+    }
+}
+
+/// How the bytes of each direction are cut into segments: where a new one begins.
+pub type Cut = Box<dyn Fn(u8, usize) -> bool>;
+
+/// Every way that the tests cut: not at all, at each one of the first 64 bytes of each direction, and all
+/// of them at once.
+pub fn cuts() -> Vec<(String, Cut)> {
+    let mut all: Vec<(String, Cut)> = vec![("whole".into(), Box::new(|_, _| false))];
+    for side in 0..2 {
+        for place in 1..=64 {
+            all.push((format!("{side} at {place}"), Box::new(move |who, at| who == side && at == place)));
+        }
+    }
+    all.push(("byte by byte".into(), Box::new(|_, at| at <= 96)));
+    all
+}
+
+/// Plays a flow until it ends or is refused.
+pub fn play(flow: &Flow, demand: Demand, cut: &Cut) -> Talk {
+    let mut talk = Talk::new(demand);
+    let mut said = [0, 0];
+    for (sender, bytes) in flow {
+        let mut from = 0;
+        for at in 1..=bytes.len() {
+            if at < bytes.len() && !cut(*sender, said[usize::from(*sender)] + at) {
+                continue;
+            }
+            match talk.say(*sender, &bytes[from..at]) {
+                Ruling::Pass => {}
+                Ruling::Hold => panic!("held in order"),
+                Ruling::Refuse(_) => return talk,
+            }
+            from = at;
+        }
+        said[usize::from(*sender)] += bytes.len();
+    }
+    talk
+}
