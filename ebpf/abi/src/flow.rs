@@ -413,7 +413,7 @@ const _: () = {
     assert!(size_of::<FirstFragment>() == 64);
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<FlowState>() == 104);
-    assert!(size_of::<SocketFlow>() == 192);
+    assert!(size_of::<SocketFlow>() == 200);
     assert!(size_of::<Denial>() == 48);
     assert!(size_of::<SocketOwner>() == 48);
     assert!(size_of::<ListenerKey>() == 32);
