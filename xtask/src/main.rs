@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod clean;
 mod compiler;
+mod corpus;
 mod demo;
 mod kernel_tools;
 mod linker;
@@ -84,6 +85,12 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         minutes: u64,
     },
+    /// Record again how real programs begin to talk, for tests of what is encrypted and what is not
+    Corpus {
+        /// Scenarios of tests/corpus/scenarios.toml, by the beginning of their names; all of them
+        #[arg(value_name = "NAME")]
+        scenarios: Vec<String>,
+    },
     /// Check format, lints, licences, dependencies, and the rules for source files
     Lint {
         /// Also ask the advisory database, which must be fetched from the network
@@ -123,6 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo { keep, clean } => demo::run(&workspace, &demo::Options { keep, clean }),
         Command::Bench { args } => bench::run(&workspace, &args),
         Command::Soak { minutes } => soak::run(&workspace, minutes),
+        Command::Corpus { scenarios } => corpus::run(&workspace, &scenarios),
         Command::Lint { advisories } => lint::run(&workspace, advisories),
         Command::Clean => clean::run(&workspace),
     }

@@ -162,6 +162,12 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
     apt(&arguments)
 }
 
+/// As [`install`], and nothing of it is started.
+pub(crate) fn install_quietly(names: &[&str]) -> Result<()> {
+    let _quiet = NoStart::new()?;
+    install(names)
+}
+
 /// What a user would type to install `names`.
 pub(crate) fn command_line(names: &[&str]) -> String {
     format!("sudo apt-get install --no-install-recommends {}", names.join(" "))
