@@ -2,7 +2,7 @@
 //!
 //! Composition, privilege, life cycle and command line. The arrows run one way: [`watch`] and
 //! [`cgroups`] wake [`daemon`], which has the policy compiled and gives the image to the kernel
-//! half; what the kernel tells goes to `events` and [`metrics`]. [`tamper`] keeps in place what the
+//! half; what the kernel tells goes to `events`, [`findings`] and [`metrics`]. [`tamper`] keeps in place what the
 //! kernel holds. [`control`] answers other commands.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod control;
 pub mod daemon;
 pub mod events;
 pub mod explain;
+pub mod findings;
 pub mod guard;
 pub mod instance;
 pub mod log;

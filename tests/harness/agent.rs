@@ -14,7 +14,7 @@ use std::sync::Once;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use bulkhead::control::protocol::{FlowFilter, FlowView, Status, ZoneView};
+use bulkhead::control::protocol::{FindingFilter, FindingView, FlowFilter, FlowView, Status, ZoneView};
 use bulkhead::control::{Client, Reply, Request};
 use bulkhead::datapath::{self, Reader};
 use serde_json::Value;
@@ -225,6 +225,24 @@ impl Agent {
         Ok(self.ask(&Request::Flows(filter))?.into_iter().filter_map(flow).collect())
     }
 
+    /// `bulkhead findings`, from the control socket.
+    pub fn findings(&self, filter: FindingFilter) -> Result<Vec<FindingView>> {
+        let finding = |reply| if let Reply::Finding(finding) = reply { Some(*finding) } else { None };
+        Ok(self.ask(&Request::Findings(filter))?.into_iter().filter_map(finding).collect())
+    }
+
+    /// Where it keeps what must outlive a boot.
+    #[must_use]
+    pub fn state_folder(&self) -> PathBuf {
+        self.dir.path().join("state").join(&self.name)
+    }
+
+    /// Where its metrics are served, in the network namespace that it runs in.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
     /// `bulkhead zones`, from the control socket.
     pub fn zones(&self) -> Result<Vec<ZoneView>> {
         let zone = |reply| if let Reply::Zone(zone) = reply { Some(zone) } else { None };
@@ -329,6 +347,8 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.command("run");
         command.arg("--policies").arg(self.policies()).args(["--mode", &self.setup.mode]);
+        // What outlives a boot of this machine is not the test's either.
+        command.arg("--state-dir").arg(self.dir.path().join("state"));
         command.args(["--log-format", "json", "--log-level", &self.setup.log_level, "--metrics"]);
         command.arg(self.metrics.map_or_else(|| "off".to_owned(), |address| address.to_string()));
         let object =

@@ -8,6 +8,7 @@ mod classify;
 mod completions;
 mod detach;
 mod explain;
+mod findings;
 mod flows;
 mod man;
 mod run;
@@ -43,7 +44,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent: load the policy, enforce it, keep the kernel true to it
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Check zone files without root and without touching the kernel
     Check(check::Args),
     /// Say what the flows of capture files are: encrypted or in clear, how well, and with what
@@ -58,6 +59,8 @@ enum Command {
     Zones(zones::Args),
     /// Show live flows
     Flows(flows::Args),
+    /// Show what somebody should look at: clear text, scans, edges never seen before
+    Findings(findings::Args),
     /// Take enforcement off
     Detach(detach::Args),
     /// Print shell completions
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => args.run(),
         Command::Zones(args) => args.run(&selection),
         Command::Flows(args) => args.run(&selection),
+        Command::Findings(args) => args.run(&selection),
         Command::Detach(args) => args.run(&selection),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),

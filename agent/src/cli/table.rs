@@ -47,6 +47,17 @@ pub(super) fn verdict(word: &str, colored: bool) -> String {
     if colored { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() }
 }
 
+/// A word of a severity in its colour, where colour is wanted.
+pub(super) fn severity(word: &str, colored: bool) -> String {
+    let code = match word {
+        "medium" => "33",
+        "high" => "31",
+        "critical" => "1;31",
+        _ => return word.to_owned(),
+    };
+    if colored { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() }
+}
+
 /// Seconds since 1970 as how long ago that was.
 pub(super) fn ago(seconds: f64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

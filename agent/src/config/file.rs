@@ -9,7 +9,7 @@ use bulkhead_abi::verdict::Side;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, LogFormat, Mode, Sandbox, guard, ports};
+use super::{Config, LogFormat, Mode, Sandbox, findings, guard, ports};
 
 /// Why the agent's configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,8 @@ struct File {
     mode: Option<Mode>,
     failsafe: Option<Failsafe>,
     guard: Option<guard::Table>,
+    findings: Option<findings::Table>,
+    state_dir: Option<PathBuf>,
     metrics: Option<Spanned<String>>,
     flow_capacity: Option<Spanned<u32>>,
     verify_seconds: Option<u32>,
@@ -144,6 +146,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
                 .map_err(|error| mistake(level.span(), error.to_string()))?;
             config.log_level = level.into_inner();
         }
+    }
+    super::replace(&mut config.state_dir, file.state_dir);
+    if let Some(table) = file.findings {
+        table.apply(&mut config.findings).map_err(|(span, message)| mistake(span, message))?;
     }
     if let Some(table) = file.guard {
         table.apply(&mut config.guard).map_err(|(span, message)| mistake(span, message))?;
@@ -221,6 +227,8 @@ mod tests {
             object = "/o"
             guard = { enabled = false, interfaces = ["a*"], wire = ["b"], mark = 0xff00, attach = "clsact" }
             log = { format = "json", level = "debug" }
+            state_dir = "/s"
+            findings = { log = "/f", off = ["new-edge"], learning_days = 1, certificate_days = 2, certificate_urgent_days = 3, lowest_tls = "1.3" }
             "#,
         )
         .unwrap();
@@ -246,6 +254,17 @@ mod tests {
                 wire: guard::Patterns::from_list("b").unwrap(),
                 mark: 0xff00,
                 attach: guard::Attach::Clsact,
+            },
+            state_dir: "/s".into(),
+            findings: findings::FindingsConfig {
+                settings: bulkhead_detect::findings::Settings {
+                    learning: std::time::Duration::from_secs(86_400),
+                    certificate_soon: std::time::Duration::from_secs(2 * 86_400),
+                    certificate_urgent: std::time::Duration::from_secs(3 * 86_400),
+                    tls_floor: 4,
+                    off: [bulkhead_detect::findings::Kind::NewEdge].into(),
+                },
+                log: Some("/f".into()),
             },
         };
         assert_eq!(config, expected);

@@ -6,6 +6,7 @@
 //! on half of its configuration is worse than one that does not start.
 
 mod file;
+pub mod findings;
 pub mod guard;
 mod ports;
 
@@ -19,6 +20,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use file::ConfigError;
+pub use findings::FindingsConfig;
 pub use guard::GuardConfig;
 pub use ports::{PortError, display_failsafe};
 
@@ -61,6 +63,10 @@ pub struct Config {
     pub object: Option<PathBuf>,
     /// The guard on interfaces.
     pub guard: GuardConfig,
+    /// Parent of the instances' folders for what outlives the machine's boots.
+    pub state_dir: PathBuf,
+    /// Findings.
+    pub findings: FindingsConfig,
 }
 
 /// What a denial does on this node.
@@ -157,6 +163,12 @@ pub struct Flags {
     /// How the guard hangs on an interface
     #[arg(long, value_enum)]
     pub guard_attach: Option<guard::Attach>,
+    /// Parent of the instances' folders for the history of findings
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Findings.
+    #[command(flatten)]
+    pub findings: findings::FindingsFlags,
 }
 
 /// Which instance a command is about.
@@ -198,6 +210,8 @@ impl Default for Config {
             name: None,
             object: None,
             guard: GuardConfig::default(),
+            state_dir: PathBuf::from("/var/lib/bulkhead"),
+            findings: FindingsConfig::default(),
         }
     }
 }
@@ -243,6 +257,10 @@ impl Config {
         replace(&mut self.flow_capacity, flags.flow_capacity);
         replace(&mut self.verify_seconds, flags.verify_seconds);
         replace(&mut self.sandbox, flags.sandbox);
+        replace(&mut self.state_dir, flags.state_dir);
+        self.findings
+            .override_with(&flags.findings)
+            .map_err(|(flag, reason)| ConfigError::Flag { flag, reason })?;
         replace_some(&mut self.object, flags.object);
         if let Some(mode) = flags.mode {
             self.mode = mode;

@@ -5,11 +5,12 @@
 //! by the words of the metrics.
 
 mod explain;
+mod findings;
 mod status;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{explain::*, status::*};
+pub use self::{explain::*, findings::*, status::*};
 
 /// What may be asked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -23,6 +24,10 @@ pub enum Request {
     Flows(FlowFilter),
     /// [`Reply::Explanation`].
     Explain(Question),
+    /// [`Reply::Finding`] for each finding that passes the filter.
+    Findings(FindingFilter),
+    /// [`Reply::Finding`], as it is then.
+    Acknowledge(Acknowledge),
     /// [`Reply::Drift`].
     Verify,
     /// Stop the daemon and leave enforcement on; answered before it stops.
@@ -41,6 +46,8 @@ pub enum Reply {
     Flow(Box<FlowView>),
     /// See [`Explanation`].
     Explanation(Box<Explanation>),
+    /// See [`FindingView`].
+    Finding(Box<FindingView>),
     /// See [`DriftView`].
     Drift(DriftView),
     /// The last line of an answer that is whole.

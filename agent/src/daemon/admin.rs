@@ -18,10 +18,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::RunError;
 use super::snapshot::Shared;
 use crate::config::Config;
-use crate::control::protocol::{DriftView, Explanation, FlowFilter, Question, Reply, Request};
+use crate::control::protocol::{
+    Acknowledge, DriftView, Explanation, FindingFilter, FindingView, FlowFilter, Question, Reply, Request,
+};
 use crate::control::server::Answers;
 use crate::datapath::{Features, MapUsage, ProgramStats, Reader};
 use crate::explain::Case;
+use crate::findings::{Desk, Wanted};
 use crate::guard::{self, Guards};
 use crate::instance::Instance;
 use crate::metrics::http::Pages;
@@ -53,6 +56,7 @@ pub struct Admin {
     pub(super) started: SystemTime,
     pub(super) tamper: Arc<Record>,
     pub(super) guards: Guards,
+    pub(super) findings: Desk,
     pub(super) commands: mpsc::Sender<Command>,
 }
 
@@ -102,6 +106,12 @@ impl Answers for Admin {
             Request::Zones => Ok(self.zones()?.into_iter().map(Reply::Zone).collect()),
             Request::Flows(filter) => self.filtered_flows(&filter),
             Request::Explain(question) => Ok(vec![Reply::Explanation(Box::new(self.explain(&question)?))]),
+            Request::Findings(filter) => Ok(self.wanted_findings(filter)),
+            Request::Acknowledge(Acknowledge { id, seconds, note }) => {
+                let acknowledged = self.findings.acknowledge(&id, seconds.map(Duration::from_secs), note);
+                let finding = acknowledged.map_err(|error| error.to_string())?;
+                Ok(vec![Reply::Finding(Box::new(FindingView::from(&finding)))])
+            }
             Request::Verify => {
                 let (answer, answered) = oneshot::channel();
                 Ok(vec![Reply::Drift(self.command(Command::Verify(answer), answered)??)])
@@ -174,6 +184,12 @@ impl Admin {
             notes.push("the policy folder as it is now has errors and is not what is enforced".to_owned());
         }
         notes
+    }
+
+    fn wanted_findings(&self, filter: FindingFilter) -> Vec<Reply> {
+        let FindingFilter { acknowledged, resolved, kind, zone } = filter;
+        let list = self.findings.list(&Wanted { acknowledged, resolved, kind, zone });
+        list.iter().map(|finding| Reply::Finding(Box::new(FindingView::from(finding)))).collect()
     }
 
     fn filtered_flows(&self, filter: &FlowFilter) -> Result<Vec<Reply>, String> {

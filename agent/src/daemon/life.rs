@@ -19,6 +19,7 @@ use super::watch_events::EventLoop;
 use crate::cgroups::CgroupFollower;
 use crate::control::protocol::DriftView;
 use crate::datapath::Datapath;
+use crate::findings;
 use crate::guard::Running;
 use crate::systemd::Notifier;
 use crate::tamper::Watch;
@@ -37,6 +38,8 @@ const STALE: Duration = Duration::from_secs(10);
 pub(super) struct Daemon {
     /// Before the lock: who takes that next may remove what is watched.
     pub(super) _tamper: Watch,
+    /// Before the lock: its file is the instance's.
+    pub(super) _findings: findings::Watch,
     // Before the lock: whoever has that next finds a guard that nobody moves any more.
     pub(super) _guard: Option<Running>,
     pub(super) _lock: Lock,

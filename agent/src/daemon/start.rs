@@ -25,6 +25,7 @@ use crate::config::guard::Attach;
 use crate::config::{Config, GuardConfig, Mode};
 use crate::datapath::guard::Attachment;
 use crate::datapath::{self, Datapath, DatapathError, Options};
+use crate::findings::{self, Desk, FindingsCollector, Journal, Store};
 use crate::guard::Guards;
 use crate::instance::Instance;
 use crate::metrics::Metrics;
@@ -81,6 +82,9 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     });
     let source = KernelSource { reader: reader.clone(), shared: Arc::clone(&shared), guards: guards.clone() };
     let metrics = Metrics::new(Arc::new(source))?;
+    let (store, memory) = Store::open(&config.state_dir.join(&instance.name));
+    let desk = Desk::new(&config.findings.settings, memory);
+    metrics.register(FindingsCollector::new(desk.clone())?)?;
     let facts = facts(&cgroups);
     let mut compiler = Compiler::new(numbers);
     compiler.set_local_addresses(locals.map(|locals| locals.into_keys().collect()));
@@ -134,8 +138,8 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
 
     let events = reconciler.kernel().events()?;
     let (locals, learned) = mpsc::unbounded_channel();
-    let event_loop =
-        EventLoop::start(events, sweeper, Arc::clone(&shared), locals).map_err(io("start the event loop"))?;
+    let event_loop = EventLoop::start(events, sweeper, Arc::clone(&shared), desk.clone(), locals)
+        .map_err(io("start the event loop"))?;
     if let Some(image) = reconciler.image() {
         event_loop.committed(image);
     }
@@ -147,6 +151,14 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     };
     let watch_kernel =
         Watch::start(watched, Arc::clone(&tamper), judge_again).map_err(io("start the tamper watch"))?;
+    let sources = findings::Sources {
+        reader: reader.clone(),
+        shared: Arc::clone(&shared),
+        tamper: Arc::clone(&tamper),
+    };
+    let journal = Journal::new(config.findings.log.clone());
+    let watch_findings = findings::Watch::start(desk.clone(), sources, journal, store)
+        .map_err(io("start the findings' watch"))?;
     let verify = (config.verify_seconds > 0).then(|| Duration::from_secs(u64::from(config.verify_seconds)));
     let (commands, requests) = mpsc::channel(16);
     let started = SystemTime::now();
@@ -160,6 +172,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         started,
         tamper,
         guards,
+        findings: desk,
         commands,
     };
     shared.reconciler.beat();
@@ -167,6 +180,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     admin::start(Arc::new(admin), metrics, control, http, uid).map_err(io("start the admin thread"))?;
     Ok(Daemon {
         _tamper: watch_kernel,
+        _findings: watch_findings,
         _guard: guard,
         _lock: lock,
         reconciler,

@@ -16,6 +16,7 @@ use super::snapshot::Shared;
 use super::sweep::Sweeper;
 use crate::datapath::EventStream;
 use crate::events::EventLog;
+use crate::findings::Desk;
 
 /// Events taken at once, so that the other work gets its turn.
 const BATCH: usize = 256;
@@ -35,12 +36,13 @@ impl EventLoop {
         stream: EventStream,
         sweeper: Box<dyn Sweeper>,
         shared: Arc<Shared>,
+        findings: Desk,
         locals: mpsc::UnboundedSender<BTreeMap<Addr, u64>>,
     ) -> io::Result<Self> {
         let (commits, committed) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
-            if let Err(error) = runtime.block_on(run(stream, sweeper, shared, committed, locals)) {
+            if let Err(error) = runtime.block_on(run(stream, sweeper, shared, findings, committed, locals)) {
                 // The watchdog sees the pulse stop, and the service manager restarts the agent.
                 tracing::error!(%error, "the event loop ended");
             }
@@ -59,6 +61,7 @@ async fn run(
     stream: EventStream,
     mut sweeper: Box<dyn Sweeper>,
     shared: Arc<Shared>,
+    findings: Desk,
     mut committed: mpsc::UnboundedReceiver<Arc<Image>>,
     locals: mpsc::UnboundedSender<BTreeMap<Addr, u64>>,
 ) -> io::Result<()> {
@@ -97,6 +100,7 @@ async fn run(
                     log.record(event, &snapshot, now);
                     sweeper.on_event(event);
                 }
+                findings.events(&events, &snapshot);
                 tokio::task::yield_now().await;
             }
         }

@@ -58,6 +58,14 @@ impl Metrics {
         Ok(Self { registry, agent })
     }
 
+    /// Adds what somebody else keeps.
+    pub fn register(
+        &self,
+        collector: impl prometheus::core::Collector + 'static,
+    ) -> Result<(), prometheus::Error> {
+        self.registry.register(Box::new(collector))
+    }
+
     /// The text that a scrape answers with.
     pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();
