@@ -4,7 +4,7 @@ use bulkhead_abi::{App, Class};
 
 use crate::talk::Flow;
 
-fn recorded(text: &str) -> Flow {
+pub fn recorded(text: &str) -> Flow {
     text.lines()
         .filter(|line| !line.is_empty())
         .map(|line| {

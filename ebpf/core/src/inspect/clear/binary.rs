@@ -177,7 +177,7 @@ fn is_memcached(head: Head, magic: u8) -> bool {
 
 /// A message of LDAP (RFC 4511, 4.1.1) that binds with version 2 or 3, searches, or unbinds.
 #[inline(always)]
-fn is_ldap(head: Head) -> bool {
+pub(in crate::inspect) fn is_ldap(head: Head) -> bool {
     let message = head.behind(ber_header(head.byte::<1>()));
     let id = message.byte::<1>();
     if !begins!(head, b"\x30") || !begins!(message, b"\x02") || id == 0 || id > 4 {

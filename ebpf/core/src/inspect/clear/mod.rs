@@ -11,8 +11,10 @@ mod text;
 
 use bulkhead_abi::App;
 
+pub(super) use binary::is_ldap;
 pub(super) use opener::opener;
 pub(super) use receiver::receiver;
+pub(super) use text::is_syslog;
 
 /// What first bytes are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
