@@ -3,7 +3,7 @@
 
 use bulkhead_abi::{Accept, Demand, Tls};
 use bulkhead_policy::model::VERSIONED;
-use bulkhead_policy::{Capabilities, Endpoint, Facts, Flow, Model, Numbers, Source, Sources};
+use bulkhead_policy::{Capabilities, Compiler, Endpoint, Facts, Flow, Model, Numbers, Source, Sources};
 use bulkhead_policy::{compile, explain, load, ports};
 
 const ZONES: &str = "[zone.web]\ncidrs = [\"10.0.1.0/24\"]\n[zone.api]\ncidrs = [\"10.0.2.0/24\"]\n";
@@ -107,14 +107,24 @@ fn every_part_of_a_demand_is_in_the_image() {
         r#"{ require = ["tls"], floor = "1.2" }"#,
         r#"{ require = true, unknown = "allow" }"#,
     ];
-    let images = texts.map(|tls| {
-        let (model, _) = loaded(&rule("web", "api", "tcp/1", tls));
-        compile(&model, &Facts::default(), &mut Numbers::default()).unwrap()
-    });
+    // Rules of one name, so that only what the cells hold differs; and a compiler that remembers.
+    let mut compiler = Compiler::default();
+    let models = texts.map(|tls| loaded(&format!("{}name = \"r\"\n", rule("web", "api", "tcp/1", tls))).0);
+    let images = models.each_ref().map(|model| compiler.compile(model, &Facts::default()).unwrap());
+    let flow = flow("tcp/1");
     for (at, image) in images.iter().enumerate() {
-        for other in images.iter().take(at) {
-            assert_ne!(image.hash(), other.hash());
-            assert_ne!(image.rulesets, other.rulesets);
+        for (model_at, model) in models.iter().enumerate() {
+            let fresh = compile(model, &Facts::default(), &mut Numbers::default()).unwrap();
+            let other = compile(&models[at], &Facts::default(), &mut Numbers::default()).unwrap();
+            assert_eq!(fresh.hash() == other.hash(), at == model_at, "{} and {}", texts[at], texts[model_at]);
+            let told = explain(model, &Facts::default(), image, &flow);
+            assert_eq!(
+                told.agrees,
+                at == model_at,
+                "{} by the image of {}: {told}",
+                texts[model_at],
+                texts[at]
+            );
         }
     }
     assert!(images[3].to_string().contains(", tls require 1.2\n"), "{}", images[3]);
@@ -139,15 +149,7 @@ fn try_load(rules: &str) -> Result<(Model, usize), Vec<&'static str>> {
 
 /// What `explain` says of the level from web to api.
 fn told(model: &Model, port: &str) -> String {
-    let port = ports::parse(port).unwrap()[0];
-    let end = |octets| Endpoint::at(bulkhead_abi::Addr::v4(octets));
-    let flow = Flow {
-        from: end([10, 0, 1, 1]),
-        to: end([10, 0, 2, 1]),
-        protocol: port.protocol,
-        port: port.first,
-        guarded: false,
-    };
+    let flow = flow(port);
     let facts = Facts::default();
     let image = compile(model, &facts, &mut Numbers::default()).unwrap();
     let explanation = explain(model, &facts, &image, &flow);
@@ -155,4 +157,17 @@ fn told(model: &Model, port: &str) -> String {
     let text = explanation.to_string();
     assert_eq!(explanation.tls.is_off(), !text.contains("  tls     "), "{text}");
     explanation.tls.to_string()
+}
+
+/// From web to api.
+fn flow(port: &str) -> Flow {
+    let port = ports::parse(port).unwrap()[0];
+    let end = |octets| Endpoint::at(bulkhead_abi::Addr::v4(octets));
+    Flow {
+        from: end([10, 0, 1, 1]),
+        to: end([10, 0, 2, 1]),
+        protocol: port.protocol,
+        port: port.first,
+        guarded: false,
+    }
 }
