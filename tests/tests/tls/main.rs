@@ -2,11 +2,19 @@
 //!
 //! * [`programs`]: pairs of real programs under every level: what passes, what is stopped, what it is
 //!   called.
+//! * [`splits`]: their bytes, cut everywhere.
+//! * [`behind`]: clear text behind a handshake.
+//! * [`evasions`]: ways around it, each found and stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod behind;
+mod evasions;
 mod programs;
+mod record;
 mod speakers;
+mod splits;
 mod stage;
+mod takes;
 
 /// Leaves the test when a program that it needs is not there: SKIPPED on a developer's machine, failed in
 /// CI.

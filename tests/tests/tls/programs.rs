@@ -6,7 +6,7 @@ use std::time::Duration;
 use bulkhead_tests::harness::{Agent, Counters, Pair, Said, wait_until};
 
 use crate::require_speakers;
-use crate::speakers::{SPEAKERS, Speaker};
+use crate::speakers::{SPEAKERS, Speaker, every_word};
 use crate::stage::{Stage, policy};
 
 /// How long counters may take.
@@ -33,8 +33,7 @@ fn a_level_stops_what_it_says_and_nothing_else() {
     let stage = Stage::new(kit, &SPEAKERS.iter().collect::<Vec<_>>()).unwrap();
     let agent = stage.agent(r#""off""#).unwrap();
     let mut failures = Failures::default();
-    let words: Vec<&str> = SPEAKERS.iter().filter_map(|speaker| speaker.word).collect();
-    let listed = format!("{{ require = {:?} }}", dedup(words));
+    let listed = format!("{{ require = {} }}", every_word(true));
     for (tls, accepts) in [
         (r#""off""#, (|_| true) as fn(&Speaker) -> bool),
         (r#""report""#, |_| true),
@@ -73,12 +72,6 @@ fn settled(agent: &Agent, before: &Counters, wanted: Option<&Pair>) -> Counters 
         wanted.is_none_or(|pair| moved.get(pair).flows > 0)
     });
     moved
-}
-
-fn dedup(mut words: Vec<&str>) -> Vec<&str> {
-    words.sort_unstable();
-    words.dedup();
-    words
 }
 
 impl Stage {

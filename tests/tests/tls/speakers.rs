@@ -2,6 +2,7 @@
 //!
 //! All answers are checked by content, so a conversation that was cut short, or tampered with, is none.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -151,6 +152,13 @@ const fn psql(name: &'static str, asks: fn(&Kit, SocketAddr) -> Launch) -> Speak
     }
 }
 
+/// A list for `require` that accepts every one that is encrypted somehow.
+pub(crate) fn every_word(udp: bool) -> String {
+    let of = SPEAKERS.iter().filter(|speaker| udp || !speaker.udp);
+    let words: BTreeSet<&str> = of.filter_map(|speaker| speaker.word).collect();
+    format!("{:?}", words.into_iter().collect::<Vec<_>>())
+}
+
 const DNS_ANSWER: &str = "192.0.2.77";
 
 /// A certificate, something to be asked for, and where the programs are.
@@ -183,6 +191,13 @@ impl Kit {
         let keygen = ["-q", "-t", "ed25519", "-N", "", "-f", "ssh"];
         kit.make(Command::new("ssh-keygen").args(keygen))?;
         Ok(Some(kit))
+    }
+
+    /// The same with something shorter to be asked for.
+    pub(crate) fn with_lines(self, lines: usize) -> Result<Kit> {
+        let blob = self.blob.split_inclusive(|byte| *byte == b'\n').take(lines).flatten().copied().collect();
+        std::fs::write(self.path("blob"), &blob)?;
+        Ok(Kit { blob, ..self })
     }
 
     /// A file of the kit.

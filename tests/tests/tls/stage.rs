@@ -1,12 +1,20 @@
 //! Where the programs are: clients in the zone `web`, servers in `db`, an agent over both.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::Result;
 use bulkhead_tests::harness::threat::{DB, Lab, WEB_AND_DB};
-use bulkhead_tests::harness::{Agent, Program, Said};
+use bulkhead_tests::harness::{Agent, Counters, Program, Said, wait_until};
 
-use crate::speakers::{Kit, PATIENCE, Speaker};
+use crate::speakers::{Kit, PATIENCE, Speaker, every_word};
+use crate::takes::{Opener, Take};
+
+/// First of the ports where plain `require` holds.
+pub(crate) const PLAIN: u16 = 20_000;
+/// First of those where everything that is encrypted somehow is accepted.
+pub(crate) const LISTED: u16 = 40_000;
 
 /// Machines with the servers on them.
 pub(crate) struct Stage {
@@ -56,4 +64,37 @@ impl Stage {
 /// A zone file that lets `web` open everything to `db`, with this level.
 pub(crate) fn policy(tls: &str) -> String {
     format!("{WEB_AND_DB}[[allow]]\nfrom = \"web\"\nto = \"db\"\nports = [\"tcp\", \"udp\"]\ntls = {tls}\n")
+}
+
+/// A zone file that lets `web` and the world open to `db`, by TCP, from [`PLAIN`] and from [`LISTED`] on.
+pub(crate) fn ranges() -> String {
+    let listed = format!("{{ require = {} }}", every_word(false));
+    let rules = [(PLAIN, r#""require""#), (LISTED, &listed)].map(|(first, tls)| {
+        let last = first + 19_999;
+        format!(
+            "[[allow]]\nfrom = [\"web\", \"world\"]\nto = \"db\"\nports = [\"tcp/{first}-{last}\"]\ntls = {tls}\n"
+        )
+    });
+    format!("{WEB_AND_DB}{}", rules.concat())
+}
+
+/// Waits until each of these conversations has been counted as denied once since `before`, for one of these
+/// reasons, and nothing for another one.
+pub(crate) fn denied(agent: &Agent, before: &Counters, takes: &[Take<'_>], reasons: &[&str]) {
+    let mut wanted: BTreeMap<&str, u64> = BTreeMap::new();
+    for take in takes {
+        *wanted.entry(if take.opener == Opener::Web { "web" } else { "world" }).or_default() += 1;
+    }
+    let mut moved = BTreeMap::new();
+    let counted = wait_until(Duration::from_secs(20), "every denial is counted", || {
+        moved = agent.counters().unwrap().since(before).flows();
+        moved.retain(|pair, _| pair.verdict != "allow");
+        let mut found: BTreeMap<&str, u64> = BTreeMap::new();
+        for (pair, flows) in &moved {
+            *found.entry(&pair.from).or_default() += flows;
+        }
+        found == wanted
+    });
+    let known = moved.keys().all(|pair| pair.verdict == "deny" && reasons.contains(&&*pair.reason));
+    assert!(counted.is_ok() && known, "counted {moved:?}, not {wanted:?} for {reasons:?}");
 }
