@@ -49,8 +49,9 @@ pub fn judge(inspection: &mut Inspection, sender: u32) -> u32 {
         return starttls::message(inspection, sender, head);
     }
     let strict = is_strict(inspection);
-    let client =
-        if other_marks & (mark::CLIENT | mark::SSH) != 0 { Fit::No } else { tls::client_hello(head) };
+    // Nobody greets who has been spoken to; below `require`, what was said may have been anything.
+    let greeted = other_marks & (mark::CLIENT | mark::SSH) != 0 || (strict && other_have != 0);
+    let client = if greeted { Fit::No } else { tls::client_hello(head) };
     let server = if other_marks & mark::CLIENT == 0 { Fit::No } else { answers(head) };
     if strict && inner && sender == 0 && inspection.flags & Inspection::FLAG_ASKED != 0 {
         // Nobody who takes STARTTLS seriously goes on before the answer (RFC 3207, 4).

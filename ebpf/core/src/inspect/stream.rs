@@ -121,7 +121,9 @@ pub fn enter(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut C
         return code::END;
     }
     cursor.at = old;
-    if !strict && class == Class::Unknown as u8 && own.next.wrapping_sub(own.start) > ENOUGH {
+    // An opening that is still to come begins ahead.
+    let read = own.next.wrapping_sub(own.start);
+    if !strict && class == Class::Unknown as u8 && read > ENOUGH && read >> 31 == 0 {
         inspection.phase = Inspection::DONE;
         return code::END;
     }

@@ -1,1 +1,436 @@
 //! Attempts to get clear text past a rule that wants it encrypted, and honest flows that look like one.
+
+use bulkhead_abi::{Accept, App, Class, Demand, Inspection, Reason, Tls};
+use bulkhead_core::inspect::{self, Ruling, stream};
+
+use crate::{
+    flows,
+    talk::{Flow, Talk, cuts, play},
+};
+
+const REPORT: Demand = Demand { level: Tls::Report, accept: Accept::NONE, floor: 0 };
+const CLEAR: Ruling = Ruling::Refuse(Reason::ClearText);
+const WEAK: Ruling = Ruling::Refuse(Reason::WeakEncryption);
+const UNCLASSIFIED: Ruling = Ruling::Refuse(Reason::Unclassified);
+
+fn after(flow: &Flow, demand: Demand) -> Talk {
+    let mut talk = Talk::new(demand);
+    for (sender, bytes) in flow {
+        assert_eq!(talk.say(*sender, bytes), Ruling::Pass);
+    }
+    talk
+}
+
+#[test]
+fn a_lying_beginning_passes_no_more_than_is_still_true() {
+    for (lie, most) in [
+        (&b"\x16\x03GET / HTTP/1.1\r\n"[..], 2),
+        (b"\x16\x03\x01GET / HTTP/1.1\r\n", 3),
+        (b"\x16\x03\x01\x00\x2cGET / HTTP/1.1\r\n", 5),
+        (b"\x16\x03\x01\x00\x2c\x01GET / HTTP/1.1\r\n", 6),
+        (b"\x16\x03\x01\x00\x2c\x01\x00\x00\x28GET / HTTP/1.1\r\n", 9),
+        (b"\x16\x03\x01\x00\x2c\x01\x00\x00\x28\x03GET / HTTP/1.1\r\n", 10),
+        (b"\x16\x03\x01\xff\xff\x01", 3),
+        (b"\x16\x03\x01\x00\x05\x01", 4),
+        (b"\x16\x03\x01\x00\x2c\x01\x01", 6),
+        (b"\x16\x03\x01\x00\x2c\x01\x00\x00\x10", 8),
+        (b"SSH-GET / HTTP/1.1\r\n", 4),
+        (b"SSH-1.5-x\r\n", 7),
+    ] {
+        let mut talk = Talk::new(Demand::REQUIRE);
+        for byte in lie {
+            if talk.say(0, &[*byte]) != Ruling::Pass {
+                break;
+            }
+        }
+        assert!(talk.refused.is_some(), "{lie:x?}");
+        assert!(talk.passed[0].len() <= most, "{lie:x?} {:x?}", talk.passed[0]);
+        // In one piece nothing passes.
+        let mut talk = Talk::new(Demand::REQUIRE);
+        assert_ne!(talk.say(0, lie), Ruling::Pass);
+        assert_ne!(talk.say(0, b"x"), Ruling::Pass, "once refused, always refused");
+    }
+}
+
+#[test]
+fn a_record_passes_as_long_as_it_said_and_no_longer() {
+    let mut hello = b"\x16\x03\x01\x00\x2c\x01\x00\x00\x28\x03\x03".to_vec();
+    hello.resize(5 + 0x2c, b'A');
+    let mut talk = Talk::new(Demand::REQUIRE);
+    assert_eq!(talk.say(0, &hello), Ruling::Pass);
+    assert_eq!(talk.say(0, b"G"), CLEAR);
+
+    let mut talk = Talk::new(Demand::REQUIRE);
+    hello.extend(b"GET /");
+    assert_eq!(talk.say(0, &hello), CLEAR);
+    let mut talk = Talk::new(REPORT);
+    assert_eq!(talk.say(0, &hello), Ruling::Pass);
+    assert_eq!(talk.class().0, Class::Clear, "five bytes of text where a record should begin");
+}
+
+#[test]
+fn tls_that_turns_clear_is_stopped_at_its_first_byte() {
+    for (name, flow, class) in flows::encrypted() {
+        if class != Class::Tls {
+            continue;
+        }
+        for sender in 0..2 {
+            let mut talk = after(&flow, Demand::REQUIRE);
+            assert_eq!(talk.say(sender, b"G"), CLEAR, "{name}");
+            let mut talk = after(&flow, Demand::REQUIRE);
+            assert_eq!(
+                talk.say(sender, b"\x17\x03\x03\x48\x01GET /"),
+                CLEAR,
+                "{name}: longer than a record may be"
+            );
+            let mut talk = after(&flow, Demand::REQUIRE);
+            assert_eq!(
+                talk.say(sender, b"\x17\x03\x03\x00\x05hello"),
+                CLEAR,
+                "{name}: shorter than encryption is"
+            );
+            let mut talk = after(&flow, Demand::REQUIRE);
+            assert_eq!(talk.say(sender, b"\x17\x03\x03\x00\x20"), Ruling::Pass, "{name}");
+            assert_eq!(talk.say(sender, &[b'x'; 40]), CLEAR, "{name}: longer than it said");
+
+            let mut talk = after(&flow, REPORT);
+            talk.inspection.flags |= Inspection::FLAG_TOLD;
+            assert_eq!(talk.say(sender, b"GET / HTTP/1.1\r\n"), Ruling::Pass, "{name}");
+            assert_eq!(talk.class().0, Class::Clear, "{name}");
+            assert!(!talk.has(Inspection::FLAG_TOLD), "it has to be told again");
+
+            let mut talk = after(&flow, Demand::OFF);
+            assert_eq!(talk.say(sender, b"GET / HTTP/1.1\r\n"), Ruling::Pass);
+            assert_eq!(talk.class().0, Class::Tls, "nobody asked to follow it");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_answers_in_clear_gets_no_byte_through() {
+    let hello = flows::tls().remove(0).1;
+    for answer in
+        [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"+OK\r\n", b"220 x\r\n", b"SSH-2.0-x\r\n", b"\x17\x03\x03"]
+    {
+        let mut talk = Talk::new(Demand::REQUIRE);
+        assert_eq!(talk.say(0, &hello), Ruling::Pass);
+        assert!(matches!(talk.say(1, &answer[..1]), Ruling::Refuse(_)), "{answer:x?}");
+    }
+    // Nor one that says hello before it was greeted, or greets back.
+    for early in [flows::tls().remove(1).1, hello.clone()] {
+        let mut talk = Talk::new(Demand::REQUIRE);
+        let _ = talk.say(0, &hello[..4]);
+        assert!(matches!(talk.say(1, &early), Ruling::Refuse(_)));
+    }
+    let mut talk = Talk::new(Demand::OFF);
+    let _ = talk.say(0, &hello);
+    let _ = talk.say(1, b"HTTP/1.1 400 Bad Request\r\n");
+    assert_eq!(talk.class(), (Class::Clear, App::Http1));
+}
+
+#[test]
+fn whoever_connects_may_be_the_server() {
+    // FTP's data connections are opened by the server.
+    let flow: Flow = flows::tls().into_iter().map(|(sender, bytes)| (1 - sender, bytes)).collect();
+    for (name, cut) in cuts() {
+        for demand in [Demand::OFF, Demand::REQUIRE] {
+            let talk = play(&flow, demand, &cut);
+            assert_eq!((talk.refused, talk.class()), (None, (Class::Tls, App::Unknown)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_comes_twice_must_be_the_same() {
+    let flow = flows::tls();
+    let (hello, first) = (&flow[0].1, Talk::new(Demand::REQUIRE).next(0));
+    for cut in 1..hello.len().min(40) {
+        // The same again, and some more.
+        let mut talk = Talk::new(Demand::REQUIRE);
+        assert_eq!(talk.say_at(0, first, &hello[..cut]), Ruling::Pass);
+        assert_eq!(talk.say_at(0, first, &hello[..cut]), Ruling::Pass);
+        assert_eq!(talk.say_at(0, first.wrapping_add(cut as u32 / 2), &hello[cut / 2..]), Ruling::Pass);
+        assert_eq!(talk.say_at(1, talk.next(1), &flow[1].1), Ruling::Pass);
+        assert_eq!(talk.class().0, Class::Tls, "{cut}");
+        // Other bytes in the place of those that were judged.
+        for at in 0..cut.min(16) {
+            let mut talk = Talk::new(Demand::REQUIRE);
+            assert_eq!(talk.say_at(0, first, &hello[..cut]), Ruling::Pass);
+            let mut other = hello[at..cut].to_vec();
+            other[0] ^= 0x20;
+            assert_eq!(talk.say_at(0, first.wrapping_add(at as u32), &other), UNCLASSIFIED, "{cut} {at}");
+        }
+    }
+}
+
+#[test]
+fn what_comes_too_early_waits() {
+    let flow = flows::tls();
+    let hello = &flow[0].1;
+    for cut in 1..64 {
+        let mut talk = Talk::new(Demand::REQUIRE);
+        let first = talk.next(0);
+        let later = first.wrapping_add(cut as u32);
+        assert_eq!(talk.say_at(0, later, &hello[cut..]), Ruling::Hold, "{cut}");
+        assert_eq!(talk.say_at(0, later, b"GET / HTTP/1.1"), Ruling::Hold);
+        assert_eq!(talk.say_at(0, first, &hello[..cut]), Ruling::Pass, "{cut}");
+        assert_eq!(talk.say_at(0, later, &hello[cut..]), Ruling::Pass, "{cut}");
+        assert_eq!(talk.say_at(1, talk.next(1), &flow[1].1), Ruling::Pass);
+        assert_eq!(talk.class().0, Class::Tls);
+        // Nobody is held up where nobody is stopped.
+        let mut talk = Talk::new(Demand::OFF);
+        assert_eq!(talk.say_at(0, later, &hello[cut..]), Ruling::Pass);
+        assert_eq!(talk.say_at(0, first, &hello[..cut]), Ruling::Pass);
+    }
+    let mut talk = Talk::new(REPORT);
+    for number in 0..40u32 {
+        assert_eq!(talk.say_at(0, talk.next(0).wrapping_add(1 + number), b"x"), Ruling::Pass);
+    }
+    assert!(talk.is_settled(), "what is missing does not come any more");
+    assert_eq!(talk.class().0, Class::Unknown);
+}
+
+#[test]
+fn what_is_met_in_its_middle_is_unknown() {
+    for (_, flow, _) in flows::encrypted() {
+        let mut inspection = Inspection::default();
+        inspect::demand(&mut inspection, Demand::REQUIRE);
+        let bytes = &flow[0].1.as_slice();
+        assert_eq!(stream::segment(&mut inspection, 0, 5000, bytes), UNCLASSIFIED);
+        assert_ne!(inspection.flags & Inspection::FLAG_MIDSTREAM, 0);
+    }
+    let mut inspection = Inspection::default();
+    inspect::demand(&mut inspection, Demand::OFF);
+    let middle: &[u8] = b"\x17\x03\x03\x01\x00\x9a\x8b\x7c\x6d\x5e\x4f\x30\x21\x12\x03\xf4\xe5";
+    for sender in 0..2 {
+        assert_eq!(stream::segment(&mut inspection, sender, 5000, &middle), Ruling::Pass);
+    }
+    assert_eq!(inspection.class, Class::Unknown as u8);
+    assert_eq!(inspection.phase, Inspection::DONE);
+}
+
+#[test]
+fn nobody_goes_on_before_starttls_is_answered() {
+    for (name, flow, app) in flows::upgraded() {
+        if app == App::Mysql {
+            // Its client does not wait.
+            continue;
+        }
+        let asked = flow
+            .iter()
+            .rposition(|(sender, bytes)| {
+                *sender == 1 && bytes[0] != 0x17 && bytes[0] != 0x16 && bytes[0] != 0x14
+            })
+            .unwrap();
+        for early in [&flow[asked + 1].1[..], b"MAIL FROM:<a@b>\r\n", b"x"] {
+            let mut talk = Talk::new(Demand { accept: Accept(!Accept::UNKNOWN.0), ..Demand::REQUIRE });
+            for (sender, bytes) in &flow[..asked] {
+                assert_eq!(talk.say(*sender, bytes), Ruling::Pass, "{name}");
+            }
+            assert_eq!(talk.class(), (Class::StartTls, app), "{name}");
+            assert!(matches!(talk.say(0, early), Ruling::Refuse(_)), "{name} {early:x?}");
+        }
+        // In the same segment.
+        let (sender, question) = &flow[asked - 1];
+        assert_eq!(*sender, 0);
+        let mut talk = Talk::new(Demand { accept: Accept(!Accept::UNKNOWN.0), ..Demand::REQUIRE });
+        for (sender, bytes) in &flow[..asked - 1] {
+            assert_eq!(talk.say(*sender, bytes), Ruling::Pass, "{name}");
+        }
+        assert!(matches!(talk.say(0, &[question, &b"x"[..]].concat()), Ruling::Refuse(_)), "{name}");
+    }
+}
+
+#[test]
+fn clear_text_behind_the_answer_to_starttls_is_stopped() {
+    for (name, flow, app) in flows::upgraded() {
+        let tls = flow.len() - flows::tls().len();
+        for (sender, text) in
+            [(0, &b"MAIL FROM:<a@b>\r\n"[..]), (0, b"\x30\x0c\x02"), (1, b"250 x\r\n"), (0, b"\0\0\0\x54")]
+        {
+            let mut talk = Talk::new(Demand { accept: Accept(!Accept::UNKNOWN.0), ..Demand::REQUIRE });
+            for (sender, bytes) in &flow[..tls] {
+                assert_eq!(talk.say(*sender, bytes), Ruling::Pass, "{name}");
+            }
+            assert_eq!(talk.say(sender, &text[..1]), CLEAR, "{name}");
+            let mut talk = after(&flow[..tls].to_vec(), Demand::OFF);
+            let _ = talk.say(sender, text);
+            assert_eq!(talk.class(), (Class::Clear, app), "{name}");
+        }
+    }
+}
+
+#[test]
+fn ssh_is_followed_until_it_is_encrypted() {
+    let ssh = flows::encrypted().remove(5).1;
+    for (sender, text) in
+        [(0, &b"GET / HTTP/1.1\r\n"[..]), (1, b"\0\0\0\x14\x06ABCDEF"), (0, b"\0\0\xff\xff")]
+    {
+        // Behind the identifications, where the key exchange has to begin.
+        let mut talk = after(&ssh[..2].to_vec(), Demand::REQUIRE);
+        assert_eq!(talk.class().0, Class::Ssh);
+        assert_eq!(talk.say(sender, text), CLEAR, "{text:x?}");
+    }
+    let mut talk = after(&ssh[..4].to_vec(), Demand::REQUIRE);
+    assert_eq!(talk.say(0, b"GET / HTTP/1.1\r\n"), CLEAR);
+    let mut talk = Talk::new(Demand::REQUIRE);
+    assert_eq!(talk.say(0, b"SSH-2.0-"), Ruling::Pass);
+    assert_eq!(talk.say(0, &[b'x'; 300]), CLEAR, "an identification has an end");
+    let talk = after(&ssh, Demand::REQUIRE);
+    assert_eq!(talk.inspection.phase, Inspection::DONE);
+}
+
+#[test]
+fn old_hellos_are_weak() {
+    let old = [&b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10"[..], &[7; 0x25]].concat();
+    let server = flows::encrypted().remove(0).1.remove(1).1;
+    let mut talk = Talk::new(Demand::OFF);
+    let _ = talk.say(0, &old);
+    let _ = talk.say(1, &server);
+    assert_eq!(talk.class().0, Class::Tls);
+    assert_eq!(Talk::new(Demand::REQUIRE).say(0, &old), WEAK);
+    // SSL 3.0.
+    let mut hello = flows::tls().remove(0).1;
+    (hello[9], hello[10]) = (3, 0);
+    assert_eq!(Talk::new(Demand::REQUIRE).say(0, &hello), WEAK);
+}
+
+fn wrapped(wrap: &[(u8, &[u8])], flow: Flow) -> Flow {
+    wrap.iter().map(|(sender, bytes)| (*sender, bytes.to_vec())).chain(flow).collect()
+}
+
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x30\x39\x01\xbb";
+const CONNECT: &[u8] =
+    b"CONNECT db.example:443 HTTP/1.1\r\nHost: db.example:443\r\nUser-Agent: curl/8\r\n\r\n";
+
+fn wraps() -> Vec<Vec<(u8, &'static [u8])>> {
+    vec![
+        vec![(0, b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 443\r\n")],
+        vec![(0, b"PROXY TCP6 2001:db8::1 2001:DB8::2 12345 443\r\n")],
+        vec![(0, b"PROXY UNKNOWN\r\n")],
+        vec![(0, V2)],
+        vec![(0, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")],
+        vec![(0, CONNECT), (1, b"HTTP/1.1 200 Connection established\r\nVia: proxy\r\n\r\n")],
+        vec![(0, b"CONNECT a:1 HTTP/1.0\n\n"), (1, b"HTTP/1.0 200 OK\r\n\r\n")],
+    ]
+}
+
+#[test]
+fn what_wraps_a_flow_is_looked_through() {
+    for wrap in wraps() {
+        let name = format!("{:?}", String::from_utf8_lossy(wrap[0].1));
+        for (cut_name, cut) in cuts() {
+            for (inner_name, inner, class) in flows::encrypted() {
+                let flow = wrapped(&wrap, inner);
+                for demand in [Demand::OFF, Demand::REQUIRE] {
+                    let talk = play(&flow, demand, &cut);
+                    assert_eq!(
+                        (talk.refused, talk.class().0),
+                        (None, class),
+                        "{name} {inner_name} {cut_name} {demand:?}"
+                    );
+                    assert!(talk.has(Inspection::FLAG_TUNNELLED));
+                }
+            }
+        }
+        for (inner_name, inner, app) in flows::clear() {
+            let flow = wrapped(&wrap, inner);
+            let cut: crate::talk::Cut = Box::new(|_, _| false);
+            assert_eq!(play(&flow, Demand::OFF, &cut).class(), (Class::Clear, app), "{name} {inner_name}");
+            assert!(play(&flow, Demand::REQUIRE, &cut).refused.is_some(), "{name} {inner_name}");
+        }
+    }
+}
+
+#[test]
+fn a_wrapper_is_only_what_it_is() {
+    for text in [
+        &b"PROXY TCP4 secret message\r\n"[..],
+        b"PROXY SECRET",
+        b"PROXY UNKNOWN secret\r\n",
+        b"CONNECT {\"user\":\"a\"}\r\n",
+    ] {
+        assert_eq!(Talk::new(Demand::REQUIRE).say(0, text), CLEAR, "{:?}", String::from_utf8_lossy(text));
+    }
+    let mut long = b"PROXY TCP4 ".to_vec();
+    long.resize(200, b'1');
+    assert_eq!(Talk::new(Demand::REQUIRE).say(0, &long), CLEAR);
+    assert_eq!(Talk::new(Demand::REQUIRE).say(0, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"), CLEAR);
+    let mut long = b"CONNECT a:1 HTTP/1.1\r\nX: ".to_vec();
+    long.resize(5000, b'x');
+    assert_eq!(Talk::new(Demand::REQUIRE).say(0, &long), CLEAR);
+    // A proxy that denies is HTTP in clear.
+    let mut talk = Talk::new(Demand::REQUIRE);
+    assert_eq!(talk.say(0, CONNECT), Ruling::Pass);
+    assert_eq!(talk.say(1, b"HTTP/1.1 407 Proxy Authentication Required\r\n"), CLEAR);
+    let mut talk = Talk::new(Demand::OFF);
+    let _ = talk.say(0, CONNECT);
+    let _ = talk.say(1, b"HTTP/1.1 407 Proxy Authentication Required\r\n");
+    assert_eq!(talk.class(), (Class::Clear, App::Http1));
+    // Once.
+    let mut talk = Talk::new(Demand::REQUIRE);
+    assert_eq!(talk.say(0, b"PROXY UNKNOWN\r\n"), Ruling::Pass);
+    assert_eq!(talk.say(0, b"PROXY UNKNOWN\r\n"), CLEAR);
+}
+
+#[test]
+fn many_records_in_a_segment_are_all_followed() {
+    let record = [&b"\x17\x03\x03\0\x20"[..], &[0xa5; 0x20]].concat();
+    let mut talk = after(&flows::tls(), Demand::REQUIRE);
+    let many = record.repeat(65_535 / record.len());
+    assert_eq!(talk.say(1, &many), Ruling::Pass);
+    assert_eq!(talk.say(1, &[&many[..], b"G"].concat()), CLEAR);
+}
+
+#[test]
+fn a_client_that_nobody_answers_does_not_go_on_for_ever() {
+    let mut talk = after(&flows::tls()[..1].to_vec(), Demand::REQUIRE);
+    let record = [&b"\x17\x03\x03\x40\0"[..], &[0xa5; 0x4000]].concat();
+    let refused = (0..20).find(|_| talk.say(0, &record) != Ruling::Pass);
+    assert!(matches!(refused, Some(5..=9)), "{refused:?}");
+}
+
+#[test]
+fn a_rule_that_gets_stricter_judges_what_is_known() {
+    let mut talk = after(&flows::tls(), Demand::OFF);
+    assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), Ruling::Pass);
+    assert_eq!(
+        inspect::judge_again(&mut talk.inspection, Demand { accept: Accept::SSH, ..Demand::REQUIRE }),
+        WEAK
+    );
+    let http = flows::clear().remove(0).1;
+    let mut talk = after(&http, Demand::OFF);
+    assert_eq!(inspect::judge_again(&mut talk.inspection, REPORT), Ruling::Pass);
+    assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), CLEAR);
+    assert_eq!(talk.say(0, b"GET / HTTP/1.1\r\n"), CLEAR);
+    let mut talk = after(&flows::unknown().remove(1).1, Demand::OFF);
+    assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), UNCLASSIFIED);
+    let mut talk = Talk::new(Demand::OFF);
+    assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), Ruling::Pass);
+}
+
+#[test]
+fn hellos_are_found_for_whoever_reads_them() {
+    let flow = flows::tls();
+    for demand in [Demand::OFF, Demand::REQUIRE] {
+        let mut talk = Talk::new(demand);
+        let first = [talk.next(0), talk.next(1)];
+        assert_eq!(stream::hello_offset(&talk.inspection, 0, first[0]), None);
+        for (sender, bytes) in &flow {
+            let at = talk.next(*sender);
+            let _ = talk.say(*sender, bytes);
+            let offset = at.wrapping_sub(first[usize::from(*sender)]);
+            assert_eq!(stream::hello_offset(&talk.inspection, *sender, at), Some(offset));
+        }
+    }
+    // Behind a dialogue, from the hello on.
+    let (_, smtp, _) = flows::upgraded().remove(0);
+    let mut talk = Talk::new(Demand::OFF);
+    for (sender, bytes) in &smtp[..smtp.len() - flow.len()] {
+        let _ = talk.say(*sender, bytes);
+    }
+    let at = talk.next(0);
+    let _ = talk.say(0, &flow[0].1);
+    assert_eq!(stream::hello_offset(&talk.inspection, 0, at), Some(0));
+    assert_eq!(stream::hello_offset(&talk.inspection, 0, at.wrapping_sub(1)), None);
+}
