@@ -4,7 +4,10 @@
 
 #![allow(clippy::indexing_slicing, reason = "a test that reads past the end is to fail")]
 
+mod class;
 mod hello;
+mod matrix;
+mod replay;
 
 use std::path::Path;
 
