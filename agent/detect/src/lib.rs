@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calendar;
 pub mod findings;
 pub mod hello;
 pub mod http2;
