@@ -9,7 +9,7 @@ use crate::stage::{LISTED, Stage, denied, ranges};
 use crate::takes::{Fate, OPENERS, Take, none, play_all};
 
 /// What is said behind the handshake, and how much of it is still what TLS could say.
-const TAILS: [(&str, &[u8], usize); 5] = [
+pub(crate) const TAILS: [(&str, &[u8], usize); 5] = [
     ("bare", b"GET /secret HTTP/1.1\r\n\r\n", 0),
     ("behind a whole record", b"\x17\x03\x03\x00\x05helloGET /secret HTTP/1.1\r\n\r\n", 10),
     ("behind an empty record", b"\x17\x03\x03\x00\x00GET /secret HTTP/1.1\r\n\r\n", 5),

@@ -151,10 +151,10 @@ fn converse(run: &Try<'_>, conversation: &Conversation, sender: Sender, cut: Cut
     let to = at(DB, run.port(OPEN));
     let script = |own| {
         let split = match cut {
-            Cut::At(at) => Some((sender, at)),
-            Cut::Whole | Cut::Singly(_) => None,
+            Cut::At(at) => at,
+            Cut::Whole | Cut::Singly(_) => 0,
         };
-        let mut steps = conversation.part(own, split);
+        let mut steps = conversation.part(own, (sender, split));
         if let Cut::Singly(count) = cut
             && own == sender
             && let Some(first) = steps.iter().position(|step| matches!(step, Step::Send(_)))

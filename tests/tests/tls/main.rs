@@ -4,10 +4,12 @@
 //!   called.
 //! * [`splits`]: their bytes, cut everywhere.
 //! * [`behind`]: clear text behind a handshake.
+//! * [`core`]: the same bytes, read without the kernel.
 //! * [`evasions`]: ways around it, each found and stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod behind;
+mod core;
 mod evasions;
 mod programs;
 mod record;

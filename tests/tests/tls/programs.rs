@@ -3,11 +3,12 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use bulkhead_abi::Class;
 use bulkhead_tests::harness::{Agent, Counters, Pair, Said, wait_until};
 
 use crate::require_speakers;
 use crate::speakers::{SPEAKERS, Speaker, every_word};
-use crate::stage::{Stage, policy};
+use crate::stage::{Classes, Stage, classes, policy, since};
 
 /// How long counters may take.
 const SOON: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ fn a_level_stops_what_it_says_and_nothing_else() {
     ] {
         agent.apply(&policy(tls)).unwrap();
         for speaker in SPEAKERS {
-            let before = agent.counters().unwrap();
+            let (before, classes_before) = (agent.counters().unwrap(), classes(&agent));
             let said = stage.converse(speaker).unwrap();
             let answered = stage.answered(speaker, &said);
             let expected = accepts(speaker);
@@ -59,9 +60,32 @@ fn a_level_stops_what_it_says_and_nothing_else() {
                 moved.flows().into_iter().filter(|(pair, _)| pair.verdict != "allow").collect();
             let wanted: Vec<(Pair, u64)> = refused.into_iter().map(|pair| (pair, 1)).collect();
             failures.check(speaker, tls, denied == wanted, || format!("counted {denied:?}, not {wanted:?}"));
+            let wanted = class_of(speaker, tls, expected);
+            let mut found = Classes::new();
+            let told = wait_until(SOON, "the class is counted", || {
+                found = since(&classes(&agent), &classes_before);
+                wanted.is_none_or(|wanted| found == [(wanted, 1)].into())
+            });
+            failures.check(speaker, tls, told.is_ok(), || format!("classes {found:?}, not {wanted:?}"));
         }
     }
     failures.none();
+}
+
+/// What a flow is counted as; `None` where it was stopped before anybody could tell.
+fn class_of(
+    speaker: &Speaker,
+    tls: &str,
+    accepted: bool,
+) -> Option<(&'static str, &'static str, &'static str, &'static str)> {
+    let level = if tls.contains("require") { "require" } else { tls.trim_matches('"') };
+    let level = ["off", "report", "require"].into_iter().find(|word| *word == level)?;
+    match accepted {
+        true => Some((speaker.class.as_str(), speaker.app.as_str(), level, "allow")),
+        // A dialogue is stopped at its greeting, before it turns to TLS.
+        false if speaker.class == Class::Clear => Some(("clear", speaker.app.as_str(), level, "deny")),
+        false => None,
+    }
 }
 
 /// Counters once the one that must move has.

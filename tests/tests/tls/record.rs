@@ -109,24 +109,31 @@ impl Conversation {
         Conversation { turns }
     }
 
-    /// Somebody's part, with what `split` says in two pieces, the second one beginning at the offset that
-    /// goes with it in its stream.
-    pub(crate) fn part(&self, own: Sender, split: Option<(Sender, usize)>) -> Vec<Step> {
-        let mut steps = Vec::new();
-        let mut said = 0;
+    /// Everything in the order in which it was said, with `cut` as in [`part`](Conversation::part).
+    pub(crate) fn segments(&self, cut: (Sender, usize)) -> Vec<(Sender, &[u8])> {
+        let mut segments = Vec::new();
+        let mut said = [0, 0];
         for Turn { sender, bytes } in &self.turns {
-            if *sender != own {
-                steps.push(Step::Receive(bytes.len()));
-                continue;
+            let before = said[*sender as usize];
+            said[*sender as usize] += bytes.len();
+            let at = if *sender == cut.0 { cut.1.checked_sub(before) } else { None };
+            let (first, second) = bytes.split_at(at.filter(|at| *at < bytes.len()).unwrap_or(0));
+            segments.extend(
+                [first, second].into_iter().filter(|piece| !piece.is_empty()).map(|piece| (*sender, piece)),
+            );
+        }
+        segments
+    }
+
+    /// Somebody's part. What one of them says is cut in two at an offset in its stream; at none if that is 0.
+    pub(crate) fn part(&self, own: Sender, cut: (Sender, usize)) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for (sender, piece) in self.segments(cut) {
+            match steps.last_mut() {
+                _ if sender == own => steps.push(Step::Send(piece.to_vec())),
+                Some(Step::Receive(count)) => *count += piece.len(),
+                _ => steps.push(Step::Receive(piece.len())),
             }
-            let at = split.filter(|(who, _)| *who == own).and_then(|(_, at)| at.checked_sub(said));
-            match at.filter(|at| (1..bytes.len()).contains(at)) {
-                Some(at) => {
-                    steps.extend([&bytes[..at], &bytes[at..]].map(|piece| Step::Send(piece.to_vec())))
-                }
-                None => steps.push(Step::Send(bytes.clone())),
-            }
-            said += bytes.len();
         }
         steps
     }

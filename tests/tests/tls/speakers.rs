@@ -98,7 +98,11 @@ pub(crate) const SPEAKERS: &[Speaker] = &[
     Speaker::tls("curl by HTTP/2 and TLS to nginx", HTTPS, |_, to| {
         curl(&["--http2"], &format!("https://{to}/blob"))
     }),
-    Speaker { word: None, ..psql("psql with sslmode=disable", |kit, to| query(kit, to, "disable")) },
+    Speaker {
+        class: Class::Clear,
+        word: None,
+        ..psql("psql with sslmode=disable", |kit, to| query(kit, to, "disable"))
+    },
     psql("psql with sslmode=require", |kit, to| query(kit, to, "require")),
     Speaker::clear("redis-cli", App::Redis, REDIS, |kit, to| redis(kit, to, &[])),
     Speaker::tls("redis-cli with TLS", REDIS_TLS, |kit, to| redis(kit, to, &["--tls", "--insecure"])),

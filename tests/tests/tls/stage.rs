@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::Result;
+use bulkhead_abi::{App, Class, Tls, Verdict};
+use bulkhead_policy::model::tls_name;
 use bulkhead_tests::harness::threat::{DB, Lab, WEB_AND_DB};
 use bulkhead_tests::harness::{Agent, Counters, Program, Said, wait_until};
 
@@ -76,6 +78,30 @@ pub(crate) fn ranges() -> String {
         )
     });
     format!("{WEB_AND_DB}{}", rules.concat())
+}
+
+/// How many flows there were of each class, application, level and verdict.
+pub(crate) type Classes = BTreeMap<(&'static str, &'static str, &'static str, &'static str), u64>;
+
+/// What the kernel has counted so far of the flows' classes.
+pub(crate) fn classes(agent: &Agent) -> Classes {
+    let mut classes = Classes::new();
+    for (key, flows) in agent.reader().unwrap().classes().unwrap() {
+        let (class, app) = (Class::from_code(key.class).as_str(), App::from_code(key.app).as_str());
+        let (level, verdict) =
+            (tls_name(Tls::from_code(key.level)), Verdict::from_code(key.verdict).as_str());
+        *classes.entry((class, app, level, verdict)).or_default() += flows;
+    }
+    classes
+}
+
+/// What is more of `now` than of `before`.
+pub(crate) fn since(now: &Classes, before: &Classes) -> Classes {
+    let more = |(key, flows): (&_, &u64)| {
+        let more = flows - before.get(key).unwrap_or(&0);
+        (more > 0).then_some((*key, more))
+    };
+    now.iter().filter_map(more).collect()
 }
 
 /// Waits until each of these conversations has been counted as denied once since `before`, for one of these

@@ -114,7 +114,7 @@ impl Take<'_> {
 
     /// What an end does. Of what is to be stopped, both wait for more: for the reset.
     fn script(&self, own: Sender) -> Vec<Step> {
-        let mut script = self.conversation.part(own, Some(self.cut));
+        let mut script = self.conversation.part(own, self.cut);
         if self.fate != Fate::Arrives {
             script.push(Step::Receive(1));
         }

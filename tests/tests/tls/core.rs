@@ -1,0 +1,106 @@
+//! The reader of first bytes, asked on this side of the kernel about the same conversations.
+
+use bulkhead_abi::Inspection;
+use bulkhead_abi::{Accept, App, Class, Demand, Reason, Tls};
+use bulkhead_core::inspect::{Ruling, demand, stream};
+
+use crate::behind::TAILS;
+use crate::record::{Conversation, Sender};
+use crate::require_speakers;
+use crate::speakers::{SPEAKERS, Speaker};
+use crate::stage::Stage;
+
+/// Where the two streams begin: close to the end of the numbers, so that they go round.
+const FIRST: [u32; 2] = [u32::MAX - 3, u32::MAX - 30];
+
+/// As `require`, and SMTP that turns to TLS.
+const REQUIRED: Demand =
+    Demand { level: Tls::Require, accept: Accept(Accept::ENCRYPTED.0 | Accept::SMTP.0), floor: 0 };
+
+/// What is read of a conversation, and how much of each stream passes until it is refused.
+struct Read {
+    class: Class,
+    app: App,
+    passed: [usize; 2],
+    refused: Option<Reason>,
+}
+
+#[test]
+fn what_was_recorded_is_called_what_it_is_wherever_it_is_cut() {
+    let kit = require_speakers!();
+    let speakers: Vec<&Speaker> = SPEAKERS.iter().filter(|speaker| !speaker.udp).collect();
+    let stage = Stage::new(kit.with_lines(40).unwrap(), &speakers).unwrap();
+    let mut wrong = Vec::new();
+    for speaker in speakers {
+        let conversation = stage.record(speaker).unwrap();
+        for sender in [Sender::Opener, Sender::Receiver] {
+            for at in 1..=64 {
+                for level in [Tls::Off, Tls::Report] {
+                    let found = read(&conversation, (sender, at), Demand { level, ..Demand::OFF });
+                    if (found.class, found.app) != (speaker.class, speaker.app) || found.refused.is_some() {
+                        wrong.push(format!(
+                            "{} under {level:?}, the {sender:?} cut at {at}: {:?} {:?} {:?}",
+                            speaker.name, found.class, found.app, found.refused
+                        ));
+                    }
+                }
+                let found = read(&conversation, (sender, at), REQUIRED);
+                if found.refused.is_some() != speaker.word.is_none() {
+                    wrong.push(format!(
+                        "{} required, the {sender:?} cut at {at}: {:?} {:?}",
+                        speaker.name, found.refused, found.passed
+                    ));
+                }
+            }
+        }
+        if speaker.class == Class::Tls {
+            for (way, tail, innocent) in TAILS {
+                for sender in [Sender::Opener, Sender::Receiver] {
+                    let mut tailed = conversation.clone();
+                    tailed.say(sender, tail);
+                    let before = conversation.stream(sender).len();
+                    for at in 0..7 {
+                        let found = read(&tailed, (sender, before + at), REQUIRED);
+                        let passed = found.passed[sender as usize];
+                        if found.refused != Some(Reason::ClearText) || passed > before + innocent {
+                            wrong.push(format!(
+                                "{} then {way} of the {sender:?} cut at {at}: {:?}, {passed} of {before}",
+                                speaker.name, found.refused
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    crate::takes::none(&wrong, 0);
+}
+
+fn read(conversation: &Conversation, cut: (Sender, usize), wanted: Demand) -> Read {
+    let mut inspection = Inspection::default();
+    demand(&mut inspection, wanted);
+    for sender in [0, 1] {
+        stream::begin(&mut inspection, sender, FIRST[usize::from(sender)]);
+    }
+    let mut passed = [0, 0];
+    for (sender, segment) in conversation.segments(cut) {
+        let number = sender as usize;
+        let seq = FIRST[number].wrapping_add(passed[number] as u32);
+        match stream::segment(&mut inspection, number as u8, seq, &segment) {
+            Ruling::Pass => passed[number] += segment.len(),
+            // Everything comes in order, so nothing may be held.
+            Ruling::Hold => {
+                return Read { refused: Some(Reason::Inconsistent), ..Read::of(&inspection, passed) };
+            }
+            Ruling::Refuse(reason) => return Read { refused: Some(reason), ..Read::of(&inspection, passed) },
+        }
+    }
+    Read::of(&inspection, passed)
+}
+
+impl Read {
+    fn of(inspection: &Inspection, passed: [usize; 2]) -> Read {
+        let (class, app) = (Class::from_code(inspection.class), App::from_code(inspection.app));
+        Read { class, app, passed, refused: None }
+    }
+}
