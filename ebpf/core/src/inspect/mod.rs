@@ -27,7 +27,6 @@ use bulkhead_abi::{Class, Conversation, Demand, Inspection, Protocol, Reason, Tl
 /// The functions behind [`Payload`]'s methods.
 pub mod leaves {
     pub use super::{
-        datagram::look as look_datagram,
         opening::{judge, look, opening},
         records::records,
         starttls::{line, lines, skip},
@@ -98,12 +97,6 @@ pub trait Payload: Sized {
     #[inline(always)]
     fn line(&self, inspection: &mut Inspection, sender: u32) -> u32 {
         starttls::line(inspection, sender)
-    }
-
-    /// Looks for clear text in a datagram.
-    #[inline(always)]
-    fn look_datagram(&self) -> u32 {
-        datagram::look(self)
     }
 
     /// Follows records.

@@ -271,8 +271,7 @@ fn is_kafka(head: Head) -> bool {
         && head.u16_at::<4>() <= 92
         && head.u16_at::<6>() <= 20
         && (name == 0xffff
-            || (name >= 1
-                && name <= 255
+            || ((1..=255).contains(&name)
                 && fits
                 && head.behind(14).first(if name < 2 { 1 } else { 2 }).is_text()))
 }
@@ -281,7 +280,7 @@ fn is_kafka(head: Head) -> bool {
 #[inline(always)]
 fn is_cassandra(head: Head) -> bool {
     let version = head.byte::<0>();
-    let start = version >= 3 && version <= 5 && head.byte::<1>() <= 0x10 && head.have() >= 9;
+    let start = (3..=5).contains(&version) && head.byte::<1>() <= 0x10 && head.have() >= 9;
     start
         && (begins!(head.behind(4), b"\x05\0\0\0\0")
             || (begins!(head.behind(4), b"\x01\0\0")

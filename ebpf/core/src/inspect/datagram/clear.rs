@@ -2,7 +2,7 @@
 
 use bulkhead_abi::App;
 
-use super::{View, piece, text};
+use super::{Readers, View, piece, text};
 use crate::inspect::{
     Payload,
     head::{Head, begins, says},
@@ -16,41 +16,92 @@ pub(super) const LIKELY: u32 = 0x200;
 pub(super) const REQUEST: u32 = 0x300;
 /// It may be an answer.
 pub(super) const ANSWER: u32 = 0x400;
-/// It is of a protocol that is encrypted at times, and this does not show.
+/// It is of a protocol whose own encryption is no class.
 pub(super) const HIDDEN: u32 = 0x500;
+/// Where the half byte of a number begins.
+pub(super) const NUMBER: u32 = 16;
 
-/// Says whether a datagram is clear text: an [`App`] code and one of the above; 0 for neither.
+/// Says whether a datagram is clear text: an [`App`] code and one of the above; 0 for neither. An answer of
+/// CoAP and a request carry, in the bits above, half a byte of their number.
 #[inline(always)]
-pub fn look(payload: &impl Payload) -> u32 {
+pub(super) fn look(payload: &impl Readers) -> u32 {
+    match payload.numbers() {
+        0 => {}
+        found => return found,
+    }
+    match payload.tunnels() {
+        0 => {}
+        found => return found,
+    }
+    match payload.attributes() {
+        0 => {}
+        found => return found,
+    }
+    match payload.words() {
+        0 => {}
+        found => return found,
+    }
+    payload.metrics()
+}
+
+#[inline(always)]
+fn is(app: Option<App>) -> u32 {
+    match app {
+        Some(app) => IS | app as u32,
+        None => 0,
+    }
+}
+
+/// [`Readers::numbers`].
+#[inline(always)]
+pub fn numbers(payload: &impl Payload) -> u32 {
     let view = View::of(payload);
-    if let Some(app) = numbers(&view, payload) {
-        return IS | app as u32;
-    }
-    if let Some(app) = tunnels(&view, payload) {
-        return IS | app as u32;
-    }
-    if let Some(app) = chained(&view, payload) {
-        return IS | app as u32;
-    }
-    if let Some(app) = text::look(&view, payload) {
-        return IS | app as u32;
-    }
     if is_stun(&view) {
         return LIKELY | App::Stun as u32;
     }
-    if let Some(version) = snmp(view.head) {
-        return if version == 3 { HIDDEN } else { IS } | App::Snmp as u32;
+    is(numbered(&view, payload))
+}
+
+/// [`Readers::tunnels`].
+#[inline(always)]
+pub fn tunnels(payload: &impl Payload) -> u32 {
+    is(tunnel(&View::of(payload), payload))
+}
+
+/// [`Readers::attributes`].
+#[inline(always)]
+pub fn attributes(payload: &impl Payload) -> u32 {
+    let view = View::of(payload);
+    match is(chained(&view, payload)) {
+        0 => {}
+        found => return found,
     }
-    match coap(&view) {
+    match snmp(payload, view.head) {
         0 => 0,
-        1 => REQUEST | App::Coap as u32,
-        _ => ANSWER | App::Coap as u32,
+        found => found | App::Snmp as u32,
+    }
+}
+
+/// [`Readers::words`].
+#[inline(always)]
+pub fn words(payload: &impl Payload) -> u32 {
+    is(text::words(&View::of(payload), payload))
+}
+
+/// [`Readers::metrics`], and CoAP, which a text may look like.
+#[inline(always)]
+pub fn metrics(payload: &impl Payload) -> u32 {
+    let view = View::of(payload);
+    match is(text::metrics(&view, payload)) {
+        // Its first bytes are letters of no word.
+        0 => coap(&view),
+        found => found,
     }
 }
 
 /// Protocols with a header of their own that tells.
 #[inline(always)]
-fn numbers(view: &View, payload: &impl Payload) -> Option<App> {
+fn numbered(view: &View, payload: &impl Payload) -> Option<App> {
     let head = view.head;
     if let Some(app) = dns(view) {
         return Some(app);
@@ -105,7 +156,7 @@ fn numbers(view: &View, payload: &impl Payload) -> Option<App> {
 
 /// Packets in packets.
 #[inline(always)]
-fn tunnels(view: &View, payload: &impl Payload) -> Option<App> {
+fn tunnel(view: &View, payload: &impl Payload) -> Option<App> {
     let head = view.head;
     if begins!(head, b"\x08\0\0\0") && head.byte::<7>() == 0 && is_ethernet(piece(payload, 8)) {
         return Some(App::Vxlan);
@@ -322,50 +373,64 @@ fn is_stun(view: &View) -> bool {
         && view.head.u16_at::<2>() + 20 <= view.len
 }
 
-/// The version of a message of SNMP (RFC 3416, RFC 3412).
+/// Whether this is a message of SNMP (RFC 3416, RFC 3412). One of version 3 says of itself whether it is
+/// encrypted; those that are follow others that are not.
 #[inline(always)]
-fn snmp(head: Head) -> Option<u8> {
-    let message = head.behind(header_len(head.byte::<1>()));
-    let version = message.byte::<2>();
+fn snmp(payload: &impl Payload, head: Head) -> u32 {
+    let outer = header_len(head.byte::<1>());
+    let message = head.behind(outer);
     if !begins!(head, b"\x30") || !begins!(message, b"\x02\x01") {
-        return None;
+        return 0;
     }
     let community = message.behind(3);
     let len = u32::from(community.byte::<1>());
-    let word = community.behind(2);
-    let fits = match version {
+    match message.byte::<2>() {
         0 | 1 => {
+            let word = community.behind(2);
             let behind = word.behind(len);
-            begins!(community, b"\x04")
+            let fits = begins!(community, b"\x04")
                 && len <= 64
                 && word.first(len).is_text()
-                && (behind.have() == 0 || matches!(behind.byte::<0>(), 0xa0..=0xa8))
+                && (behind.have() == 0 || matches!(behind.byte::<0>(), 0xa0..=0xa8));
+            if fits { IS } else { 0 }
         }
-        3 => begins!(community, b"\x30") && (begins!(word, b"\x02") || len > 0x80),
-        _ => false,
-    };
-    if fits { Some(version) } else { None }
+        3 if begins!(community, b"\x30") => {
+            // Its number, the largest message, the flags.
+            let number = piece(payload, outer + 3 + header_len(community.byte::<1>()));
+            let size = number.behind(2 + u32::from(number.byte::<1>() & 7));
+            let flags = size.behind(2 + u32::from(size.byte::<1>() & 7));
+            let fits = begins!(number, b"\x02") && begins!(size, b"\x02") && begins!(flags, b"\x04\x01");
+            match flags.byte::<2>() & 2 {
+                _ if !fits => 0,
+                0 => LIKELY,
+                _ => HIDDEN,
+            }
+        }
+        _ => 0,
+    }
 }
 
-/// Whether this may be a request of CoAP (1) or an answer (2) (RFC 7252, 3), or neither (0). With OSCORE's
-/// option it is neither.
+/// Whether this may be a request of CoAP or an answer (RFC 7252, 3). With OSCORE's option it is neither.
 #[inline(always)]
-fn coap(view: &View) -> u8 {
+fn coap(view: &View) -> u32 {
     let head = view.head;
     let (first, code) = (head.byte::<0>(), head.byte::<1>());
     let token = u32::from(first & 15);
     if first & 0xc0 != 0x40 || token > 8 || view.len < 4 + token {
         return 0;
     }
+    let number = u32::from(head.byte::<3>() & 15) << NUMBER;
     let option = head.behind(4 + token);
     match code {
         1..=7 => {
-            // The host, the path, or that it wants to observe: a number, and a text.
+            // Nothing, or the host or the path: a number, and a text.
             let (delta, len) = (option.byte::<0>() >> 4, u32::from(option.byte::<0>() & 15));
             let text = option.behind(1).first(if len > 12 { 12 } else { len });
-            u8::from(matches!(delta, 3 | 11) && len >= 2 && text.have() >= 2 && text.is_text())
+            let fits = matches!(delta, 3 | 11) && len >= 2 && text.have() >= 2 && text.is_text();
+            if fits || view.len == 4 + token { REQUEST | number | App::Coap as u32 } else { 0 }
         }
-        0x41..=0x45 | 0x80..=0x8f | 0xa0..=0xa5 => 2,
+        // In the acknowledgement, or by itself.
+        0x41..=0x45 | 0x80..=0x8f | 0xa0..=0xa5 => ANSWER | number | App::Coap as u32,
         _ => 0,
     }
 }

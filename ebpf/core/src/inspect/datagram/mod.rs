@@ -17,11 +17,50 @@ use super::{
     head::{Head, ROOM},
 };
 
-pub use clear::look;
+/// The functions behind the methods of [`Readers`].
+pub mod leaves {
+    pub use super::clear::{attributes, metrics, numbers, tunnels, words};
+}
+
+/// The readers of a datagram, each by itself, so that the kernel crate can put each into a function that is
+/// verified by itself. Each gives what only this module reads, and 0 for nothing.
+pub trait Readers: Payload {
+    /// Protocols with a header of their own.
+    #[inline(always)]
+    fn numbers(&self) -> u32 {
+        clear::numbers(self)
+    }
+
+    /// Packets in packets.
+    #[inline(always)]
+    fn tunnels(&self) -> u32 {
+        clear::tunnels(self)
+    }
+
+    /// Protocols of attributes.
+    #[inline(always)]
+    fn attributes(&self) -> u32 {
+        clear::attributes(self)
+    }
+
+    /// Protocols of words.
+    #[inline(always)]
+    fn words(&self) -> u32 {
+        clear::words(self)
+    }
+
+    /// Metrics, text of any kind, and what is told last.
+    #[inline(always)]
+    fn metrics(&self) -> u32 {
+        clear::metrics(self)
+    }
+}
+
+impl Readers for &[u8] {}
 
 /// Reads a datagram's payload, and rules on it. `sender` is 0 for the opener, 1 for the receiver.
 #[inline(always)]
-pub fn datagram(conversation: &mut Conversation, sender: u8, payload: &impl Payload) -> Ruling {
+pub fn datagram(conversation: &mut Conversation, sender: u8, payload: &impl Readers) -> Ruling {
     let len = payload.len();
     match conversation.phase {
         _ if len == 0 => return Ruling::Pass,
@@ -49,7 +88,7 @@ pub fn datagram(conversation: &mut Conversation, sender: u8, payload: &impl Payl
             Said::Is { class, memory, version } => return is(conversation, class, memory, version),
         }
     }
-    unclear(conversation, from, payload.look_datagram())
+    unclear(conversation, from, clear::look(payload))
 }
 
 /// A datagram of which the first bytes were read.
@@ -207,9 +246,12 @@ fn is(conversation: &mut Conversation, class: Class, memory: u8, version: u8) ->
 fn unclear(conversation: &mut Conversation, from: u8, found: u32) -> Ruling {
     let strict = is_strict(conversation);
     let app = App::from_code(found as u8);
-    let kind = found & !0xff;
+    let kind = found & 0xff00;
+    let number = (found >> clear::NUMBER) as u8;
     let kept = conversation.memory;
-    let answered = kind == clear::ANSWER && memory::is_answer(kept, memory::COAP, from);
+    // Of a request, half a byte of its number is kept instead of how many datagrams came.
+    let answered =
+        kind == clear::ANSWER && memory::is_answer(kept, memory::COAP, from) && kept & memory::MOST == number;
     if kind == clear::IS || answered {
         conversation.class = Class::Clear as u8;
         conversation.app = app as u8;
@@ -220,21 +262,28 @@ fn unclear(conversation: &mut Conversation, from: u8, found: u32) -> Ruling {
         // Encryption may follow (WebRTC asks its way by STUN).
         conversation.class = Class::Clear as u8;
         conversation.app = app as u8;
-        return if strict { refuse(conversation, Reason::ClearText) } else { Ruling::Pass };
+        if strict {
+            return refuse(conversation, Reason::ClearText);
+        }
     }
     if kind == clear::HIDDEN {
-        conversation.app = app as u8;
+        (conversation.class, conversation.app) = (Class::Unknown as u8, app as u8);
     }
     if strict && !conversation.accept.contains(Accept::UNKNOWN) {
         return refuse(conversation, Reason::Unclassified);
     }
-    let candidate = if kind == clear::REQUEST { memory::keep(memory::COAP, from) } else { kept & 0xf0 };
+    if kind == clear::REQUEST && kept == 0 {
+        conversation.memory = memory::keep(memory::COAP, from) | number;
+        return Ruling::Pass;
+    }
+    // Nobody else answers so.
+    let kept = if kept & 0xc0 == memory::COAP { 0 } else { kept };
     let count = kept & memory::MOST;
     if count == memory::MOST || kind == clear::HIDDEN {
         conversation.phase = Inspection::DONE;
         return Ruling::Pass;
     }
-    conversation.memory = candidate | (count + 1);
+    conversation.memory = (kept & 0xf0) | (count + 1);
     Ruling::Pass
 }
 

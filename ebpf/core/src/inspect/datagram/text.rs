@@ -14,7 +14,7 @@ const LOOKED_AT: u32 = 64;
 
 /// The protocol of a datagram's first words.
 #[inline(always)]
-pub(super) fn look(view: &View, payload: &impl Payload) -> Option<App> {
+pub(super) fn words(view: &View, payload: &impl Payload) -> Option<App> {
     let head = view.head;
     if begins!(head, b"M-SEARCH * HTTP/", b"NOTIFY * HTTP/1.", b"HTTP/1.1 200 OK\r") {
         return Some(App::Ssdp);
@@ -48,13 +48,19 @@ pub(super) fn look(view: &View, payload: &impl Payload) -> Option<App> {
     if begins!(head, b"\0\x01", b"\0\x02") && is_tftp(payload) {
         return Some(App::Tftp);
     }
-    if !head.is_text() || view.len < 4 {
+    None
+}
+
+/// The protocol of a datagram of text that is of no other.
+#[inline(always)]
+pub(super) fn metrics(view: &View, payload: &impl Payload) -> Option<App> {
+    if !view.head.is_text() || view.len < 4 {
         return None;
     }
     match metric(payload) {
         STATSD => Some(App::Statsd),
         GRAPHITE => Some(App::Graphite),
-        _ if head.is_full() => Some(App::Text),
+        _ if view.head.is_full() => Some(App::Text),
         _ => None,
     }
 }
