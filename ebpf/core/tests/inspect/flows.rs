@@ -277,6 +277,11 @@ pub fn clear() -> Vec<(&'static str, Flow, App)> {
             App::Kafka,
         ),
         (
+            "Kafka, the shortest request",
+            vec![opens(b"\0\0\0\x0a\0\x12\0\0\0\0\0\x01\xff\xff"), answers(b"\0\0\x01\x08\0\0\0\x01\0\0\0\0\0\x2a")],
+            App::Kafka,
+        ),
+        (
             "AMQP 0-9-1",
             vec![opens(b"AMQP\0\0\x09\x01"), answers(b"\x01\0\0\0\0\x01\xd6\0\x0a\0\x0a")],
             App::Amqp,
@@ -348,6 +353,17 @@ pub fn clear() -> Vec<(&'static str, Flow, App)> {
             vec![
                 opens(b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\0\x80\0"),
                 answers(b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\0\x04\0\x04\0"),
+            ],
+            App::Ldap,
+        ),
+        (
+            "LDAP from Windows, with a name and a password",
+            vec![
+                opens(
+                    b"\x30\x84\0\0\0\x30\x02\x01\x01\x60\x84\0\0\0\x27\x02\x01\x03\x04\x16cn=admin,dc=example,dc=org"
+                        .as_slice(),
+                ),
+                answers(b"\x30\x84\0\0\0\x10\x02\x01\x01\x61\x84\0\0\0\x07\x0a\x01\0\x04\0\x04\0"),
             ],
             App::Ldap,
         ),

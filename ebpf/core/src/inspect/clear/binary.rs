@@ -186,7 +186,11 @@ pub(in crate::inspect) fn is_ldap(head: Head) -> bool {
     let operation = message.behind(2 + id as u32);
     let body = operation.behind(ber_header(operation.byte::<1>()));
     match operation.byte::<0>() {
-        0x60 => begins!(body, b"\x02\x01\x02", b"\x02\x01\x03"),
+        // The version; where every length takes five bytes only its tag is here.
+        0x60 => {
+            begins!(body, b"\x02\x01\x02", b"\x02\x01\x03")
+                || (head.is_full() && begins!(operation, b"\x60\x84\0\0") && begins!(body, b"\x02"))
+        }
         // The base's name; of the longest forms it is not here any more.
         0x63 => begins!(body, b"\x04") || (body.have() == 0 && begins!(operation, b"\x63\x84\0\0")),
         0x42 => begins!(operation, b"\x42\0"),
@@ -265,7 +269,8 @@ fn is_zookeeper(head: Head) -> bool {
 fn is_kafka(head: Head) -> bool {
     let name = head.u16_at::<12>();
     let fits = name + 14 <= head.u16_at::<2>() + 4;
-    head.is_full()
+    // The shortest request ends with the name that it does not have.
+    (head.is_full() || (head.have() == 14 && head.u16_at::<2>() == 10))
         && head.u16_at::<0>() == 0
         && head.u16_at::<2>() >= 10
         && head.u16_at::<4>() <= 92
