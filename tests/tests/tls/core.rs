@@ -5,6 +5,7 @@ use bulkhead_abi::{Accept, App, Class, Demand, Reason, Tls};
 use bulkhead_core::inspect::{Ruling, demand, stream};
 
 use crate::behind::TAILS;
+use crate::evasions;
 use crate::record::{Conversation, Sender};
 use crate::require_speakers;
 use crate::speakers::{SPEAKERS, Speaker};
@@ -74,6 +75,24 @@ fn what_was_recorded_is_called_what_it_is_wherever_it_is_cut() {
         }
     }
     crate::takes::none(&wrong, 0);
+}
+
+#[test]
+fn an_evasion_is_called_clear_text() {
+    let stage = evasions::stage(require_speakers!());
+    let report = Demand { level: Tls::Report, ..Demand::OFF };
+    let mut wrong = Vec::new();
+    for evasion in evasions::evasions(&stage).into_iter().chain(evasions::tunnels(&stage)) {
+        let found = read(&evasion.conversation, (Sender::Opener, 0), report);
+        if (found.class, found.refused) != (Class::Clear, None) {
+            wrong.push(format!("{}: {:?} {:?} {:?}", evasion.name, found.class, found.app, found.refused));
+        }
+        let found = read(&evasion.conversation, (Sender::Opener, 0), REQUIRED);
+        if found.refused.map(Reason::as_str) != Some(evasion.reason) {
+            wrong.push(format!("{} required: {:?}", evasion.name, found.refused));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 fn read(conversation: &Conversation, cut: (Sender, usize), wanted: Demand) -> Read {

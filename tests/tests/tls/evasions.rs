@@ -1,27 +1,35 @@
 //! Ways around the reading of first bytes: each is found where clear text is a finding, and stopped where
 //! it is stopped.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use bulkhead_tests::harness::threat::{Case, DB, Threat, Try, WEB_AND_DB, at};
-use bulkhead_tests::harness::{Kind, Serve, Step};
+use bulkhead_tests::harness::{Agent, Kind, Serve, Step, wait_until};
 
 use crate::record::{Conversation, Sender};
 use crate::require_speakers;
 use crate::speakers::{SPEAKERS, Speaker};
-use crate::stage::Stage;
+use crate::stage::{Classes, Stage, classes, since};
 
 const OPEN: u16 = 7000;
 const REQUEST: &[u8] = b"GET /secret HTTP/1.1\r\nHost: db\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const SOON: Duration = Duration::from_secs(10);
+
+const PROXY: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 443\r\n";
+const CONNECT: &[u8] = b"CONNECT db:443 HTTP/1.1\r\nHost: db:443\r\n\r\n";
+const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// A conversation that contradicts from some byte of one end's stream on, and how it is cut.
-struct Evasion {
-    name: &'static str,
-    conversation: Conversation,
+pub(crate) struct Evasion {
+    pub(crate) name: &'static str,
+    pub(crate) conversation: Conversation,
     sender: Sender,
     innocent: usize,
     cut: Cut,
     twin: Conversation,
-    reason: &'static str,
+    pub(crate) reason: &'static str,
 }
 
 /// How a sender's bytes come.
@@ -37,12 +45,50 @@ enum Cut {
 
 #[test]
 fn row_30_what_only_looks_encrypted_is_stopped() {
-    let kit = require_speakers!();
-    let stage = stage(kit);
-    let evasions = evasions(&stage);
+    let stage = stage(require_speakers!());
+    stopped(&stage, &evasions(&stage));
+}
+
+#[test]
+fn row_31_what_is_in_a_tunnel_is_what_counts() {
+    let stage = stage(require_speakers!());
+    stopped(&stage, &tunnels(&stage));
+}
+
+/// Where clear text is a finding and nothing is stopped, each is called clear text, never encrypted.
+#[test]
+fn row_30_and_31_what_only_looks_encrypted_is_found() {
+    let stage = stage(require_speakers!());
+    let agent = Agent::prepare(&stage.lab.root, &policy(r#""report""#)).in_ns(stage.lab.node().unwrap());
+    let agent = agent.start().unwrap();
+    let mut wrong = Vec::new();
+    for (number, evasion) in evasions(&stage).into_iter().chain(tunnels(&stage)).enumerate() {
+        let before = classes(&agent);
+        let run = Try {
+            lab: &stage.lab,
+            agent: Some(&agent),
+            patience: SOON,
+            expected: true,
+            number: u16::try_from(number).unwrap(),
+        };
+        assert!(evasion.attempt(&run).unwrap(), "{} does not arrive", evasion.name);
+        let mut found = Classes::new();
+        let told = wait_until(SOON, "it is found", || {
+            found = since(&classes(&agent), &before);
+            found.iter().any(|((class, _, level, verdict), flows)| {
+                (*class, *level, *verdict, *flows) == ("clear", "report", "allow", 1)
+            })
+        });
+        wrong.extend(told.err().map(|_| format!("{}: {found:?}", evasion.name)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Each in its three runs.
+fn stopped(stage: &Stage, evasions: &[Evasion]) {
     let tls = r#"{ require = ["tls", "starttls/smtp"] }"#;
     let mut threat = Threat::new(&policy(tls));
-    for evasion in &evasions {
+    for evasion in evasions {
         threat =
             threat.case(
                 Case::new(evasion.name)
@@ -54,7 +100,7 @@ fn row_30_what_only_looks_encrypted_is_stopped() {
     threat.run(&stage.lab).unwrap();
 }
 
-fn stage(kit: crate::speakers::Kit) -> Stage {
+pub(crate) fn stage(kit: crate::speakers::Kit) -> Stage {
     let speakers: Vec<&Speaker> = ["SMTP with STARTTLS", "openssl by TLS 1.3"].map(named).into();
     Stage::new(kit.with_lines(40).unwrap(), &speakers).unwrap()
 }
@@ -70,10 +116,11 @@ fn policy(tls: &str) -> String {
     )
 }
 
-fn evasions(stage: &Stage) -> Vec<Evasion> {
+/// Ways to make clear text look like something else.
+pub(crate) fn evasions(stage: &Stage) -> Vec<Evasion> {
     let tls = stage.record(named("openssl by TLS 1.3")).unwrap();
     let upgraded = stage.record(named("SMTP with STARTTLS")).unwrap();
-    let clear = said(Sender::Opener, REQUEST);
+    let clear = spoken(&[(Sender::Opener, REQUEST), (Sender::Receiver, ANSWER)]);
     let mut turned = tls.clone();
     turned.say(Sender::Opener, REQUEST);
     let handshake = tls.stream(Sender::Opener).len();
@@ -86,7 +133,8 @@ fn evasions(stage: &Stage) -> Vec<Evasion> {
         twin: tls.clone(),
         reason: "clear-text",
     };
-    let disguised = said(Sender::Opener, &[b"\x16\x03", REQUEST].concat());
+    let disguised = [b"\x16\x03", REQUEST].concat();
+    let disguised = spoken(&[(Sender::Opener, &disguised), (Sender::Receiver, ANSWER)]);
     let (stripped, dialogue) = stripped(stage);
     vec![
         Evasion {
@@ -102,6 +150,33 @@ fn evasions(stage: &Stage) -> Vec<Evasion> {
         Evasion { twin: upgraded, ..evasion("STARTTLS stripped", stripped, dialogue, Cut::Whole) },
         evasion("TLS that turns clear", turned, handshake, Cut::At(handshake)),
     ]
+}
+
+/// What stands in front of a connection and is looked through.
+pub(crate) fn tunnels(stage: &Stage) -> Vec<Evasion> {
+    let tls = stage.record(named("openssl by TLS 1.3")).unwrap();
+    vec![
+        tunnelled("clear text behind a PROXY header", &tls, &[(Sender::Opener, PROXY)]),
+        tunnelled(
+            "clear text in a tunnel by CONNECT",
+            &tls,
+            &[(Sender::Opener, CONNECT), (Sender::Receiver, CONNECTED)],
+        ),
+    ]
+}
+
+/// A request in clear behind something that is looked through; behind the same, TLS passes.
+fn tunnelled(name: &'static str, tls: &Conversation, way: &[(Sender, &[u8])]) -> Evasion {
+    let through = spoken(way);
+    let innocent = through.stream(Sender::Opener).len();
+    let (mut conversation, mut twin) = (through.clone(), through);
+    conversation.say(Sender::Opener, REQUEST);
+    conversation.say(Sender::Receiver, ANSWER);
+    for turn in &tls.turns {
+        twin.say(turn.sender, &turn.bytes);
+    }
+    let (sender, cut, reason) = (Sender::Opener, Cut::At(innocent), "clear-text");
+    Evasion { name, conversation, sender, innocent, cut, twin, reason }
 }
 
 /// A mail in clear where the server's offer to encrypt was taken out on the way, and where in the client's
@@ -121,9 +196,11 @@ fn stripped(stage: &Stage) -> (Conversation, usize) {
     (conversation, mail)
 }
 
-fn said(sender: Sender, bytes: &[u8]) -> Conversation {
+fn spoken(turns: &[(Sender, &[u8])]) -> Conversation {
     let mut conversation = Conversation::default();
-    conversation.say(sender, bytes);
+    for (sender, bytes) in turns {
+        conversation.say(*sender, bytes);
+    }
     conversation
 }
 

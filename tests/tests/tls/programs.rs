@@ -10,6 +10,9 @@ use crate::require_speakers;
 use crate::speakers::{SPEAKERS, Speaker, every_word};
 use crate::stage::{Classes, Stage, classes, policy, since};
 
+/// Of a TLS version below 1.2.
+const OLD: [&str; 2] = ["openssl by TLS 1.0", "openssl by TLS 1.1"];
+
 /// How long counters may take.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,9 @@ fn a_level_stops_what_it_says_and_nothing_else() {
         (r#""require""#, Speaker::is_encrypted),
         (&listed, |speaker| speaker.word.is_some()),
         (r#"{ require = "1.0" }"#, |speaker| speaker.is_encrypted() && speaker.word != Some("ssh")),
+        (r#"{ require = "1.2" }"#, |speaker| {
+            speaker.is_encrypted() && speaker.word != Some("ssh") && !OLD.contains(&speaker.name)
+        }),
     ] {
         agent.apply(&policy(tls)).unwrap();
         for speaker in SPEAKERS {
@@ -52,8 +58,7 @@ fn a_level_stops_what_it_says_and_nothing_else() {
                 format!("answered {answered}, expected {expected}: {}", said.errors)
             });
             // To be refused is to be counted once, and to be accepted not at all.
-            let reason =
-                if speaker.word.is_some() && tls.contains("1.0") { "weak-encryption" } else { "clear-text" };
+            let reason = if speaker.is_encrypted() { "weak-encryption" } else { "clear-text" };
             let refused = if expected { None } else { Some(Pair::new("web", "db", "deny", reason)) };
             let moved = settled(&agent, &before, refused.as_ref());
             let denied: Vec<(Pair, u64)> =
