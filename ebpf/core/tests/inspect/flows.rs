@@ -449,6 +449,14 @@ pub fn clear() -> Vec<(&'static str, Flow, App)> {
         ("BGP", vec![opens([&[0xff; 16][..], b"\0\x1d\x01\x04"].concat())], App::Bgp),
         ("TDS without prelogin", vec![opens(b"\x10\x01\0\x90\0\0\x01\0\x88\0\0\0\x02\0\x09\x72")], App::Tds),
         (
+            "TDS of a server without TLS",
+            vec![
+                opens(PRELOGIN),
+                answers(b"\x04\x01\0\x25\0\0\x01\0\0\0\x15\0\x06\x01\0\x1b\0\x01\x02\0\x1c\0\x01\x03\0\x1d\0\0\xff\x0e\0\x0b\xbc\0\0\x02\0".as_slice()),
+            ],
+            App::Tds,
+        ),
+        (
             "TDS, no encryption",
             vec![
                 opens(PRELOGIN),

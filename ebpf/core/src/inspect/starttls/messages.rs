@@ -61,7 +61,7 @@ pub(in crate::inspect) fn message(inspection: &mut Inspection, sender: u32, head
             let confirms = have < 6 || head.byte::<5>() == 0xd0;
             (may_begin!(head, b"\x03\x00\x00") && confirms, have >= 6)
         }
-        App::Tds => (may_begin!(head, b"\x04\x01"), have >= 4),
+        App::Tds => (may_begin!(head, b"\x04\x01"), have >= 16),
         App::Amqp => (may_begin!(head, b"AMQP\x02\x01\x00\x00"), have >= 8),
         _ => (false, true),
     };
@@ -75,6 +75,9 @@ pub(in crate::inspect) fn message(inspection: &mut Inspection, sender: u32, head
     let [_, receiver] = &mut inspection.streams;
     restart(receiver, answer);
     receiver.marks |= mark::INNER;
+    if app == App::Tds {
+        receiver.header = u64::from(answer.saturating_sub(8 + encryption(head))).to_be_bytes();
+    }
     inspection.flags &= !Inspection::FLAG_ASKED;
     code::AGAIN
 }
@@ -162,6 +165,7 @@ pub fn skip(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cu
     let sender = cursor.sender;
     let own = side_mut(inspection, sender);
     let rest = own.record.wrapping_sub(own.next);
+    let marked = u64::from_be_bytes(own.header) as u32;
     if strict && own.marks & mark::INNER != 0 && rest > LONGEST {
         return refuse(inspection, Reason::ClearText).code();
     }
@@ -173,11 +177,26 @@ pub fn skip(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cu
     if checked && !fits(app, rest, load(payload, cursor.at).first(count)) {
         return refuse(inspection, Reason::ClearText).code();
     }
+    let told = app == App::Tds && sender != 0 && rest >= marked && rest - count < marked;
+    let never = told && load(payload, cursor.at + (rest - marked)).byte::<0>() == NOT_SUPPORTED;
     advance(own, cursor, count);
     if count == rest {
         own.state = mode::OPENING;
     }
+    if never {
+        return conclude(inspection, Class::Clear, app);
+    }
     code::AGAIN
+}
+
+/// A server that has no TLS to offer to the protocol's own packets (MS-TDS, 2.2.6.5).
+const NOT_SUPPORTED: u8 = 2;
+
+/// Where the answer to what precedes a login to Microsoft SQL Server says whether there will be TLS, from
+/// the end of its header on: the second of its options, behind the version.
+#[inline(always)]
+fn encryption(head: Head) -> u32 {
+    if begins!(head.behind(13), b"\x01") && head.is_full() { head.u16_at::<14>() } else { u32::MAX - 8 }
 }
 
 /// Whether this may stand `rest` bytes before the end of an opener's message.
