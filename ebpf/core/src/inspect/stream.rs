@@ -103,6 +103,13 @@ pub fn enter(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut C
     if own.state == mode::FREE {
         return code::END;
     }
+    let early = cursor.seq.wrapping_sub(own.next);
+    let inside = own.record.wrapping_sub(own.next);
+    let framed = matches!(own.state, mode::RECORDS | mode::PACKETS) && own.marks & mark::REPLAY == 0;
+    if framed && own.header_have == 0 && inside >> 31 == 0 && early <= inside {
+        // What is missing lies inside a record, where nothing is read.
+        own.next = cursor.seq;
+    }
     let old = own.next.wrapping_sub(cursor.seq);
     if old >> 31 != 0 {
         if strict {

@@ -191,6 +191,28 @@ fn what_comes_too_early_waits() {
 }
 
 #[test]
+fn what_is_missing_inside_a_record_holds_nobody_up() {
+    for demand in [REPORT, Demand::REQUIRE] {
+        let mut talk = after(&flows::tls(), demand);
+        let next = talk.next(1);
+        let at = |offset: u32| next.wrapping_add(offset);
+        let record = [&b"\x17\x03\x03\x10\0"[..], &[0xa5; 0x1000]].concat();
+        assert_eq!(talk.say_at(1, next, &record[..1000]), Ruling::Pass);
+        assert_eq!(talk.say_at(1, at(2000), &record[2000..3000]), Ruling::Pass, "its thousand comes later");
+        // Behind the end of the record nothing is known before its header was read.
+        let held = if demand.level == Tls::Require { Ruling::Hold } else { Ruling::Pass };
+        assert_eq!(talk.say_at(1, at(record.len() as u32 + 1), b"x"), held);
+        assert_eq!(talk.say_at(1, at(1000), &record[1000..2000]), Ruling::Pass);
+        assert_eq!(talk.say_at(1, at(3000), &[&record[3000..], b"\x17\x03"].concat()), Ruling::Pass);
+        let ruling = talk.say_at(1, at(record.len() as u32 + 2), b"GET /");
+        if demand.level == Tls::Require {
+            assert_eq!(ruling, CLEAR);
+        }
+        assert_eq!(talk.class().0, Class::Clear);
+    }
+}
+
+#[test]
 fn what_is_met_in_its_middle_is_unknown() {
     for (_, flow, _) in flows::encrypted() {
         let mut inspection = Inspection::default();
