@@ -36,6 +36,8 @@ pub(crate) fn play(
 fn open(sockets: &Sockets, opening: Opening, deadline: Instant) -> Result<Arc<Socket>, Fault> {
     let fd = match opening {
         Opening::Connect { to, fast_open } => connect(to, fast_open.as_deref(), deadline)?,
+        // It may have been closed before this began.
+        Opening::Accept { listener } if sockets.get(listener).is_err() => return Err(Fault::closed()),
         Opening::Accept { listener } => sockets.take(listener, deadline)?,
     };
     Ok(Arc::new(Socket { fd, kind: Kind::Tcp, served: Arc::default() }))

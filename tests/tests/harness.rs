@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::harness::{CallError, Cgroup, Dial, Errno, Kind, Ns, Peer, Serve, Topology, wait_until};
+use bulkhead_tests::harness::{
+    CallError, Cgroup, Dial, Errno, Kind, Launch, Ns, Peer, Played, Serve, Step, Topology, wait_until,
+};
 use bulkhead_tests::require_root;
 
 /// Limit for what must happen, however busy the machine is.
@@ -180,6 +182,68 @@ fn peers_are_in_their_cgroup_and_namespace() {
     let of_ns = ns.enter(|| fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap();
     assert_eq!(inside(two.client.pid()), of_ns);
     assert_ne!(inside(two.client.pid()), inside(two.server.pid()));
+}
+
+/// A program is where it was put with all that it starts, has its files and its input, and is gone with
+/// its children when it is dropped or given up.
+#[test]
+fn programs_are_in_their_cgroup_and_namespace_and_leave_nothing() {
+    require_root!();
+    let two = Two::new();
+    let ns = two.net.ns("a").unwrap();
+    let place = "grep ^0:: /proc/self/cgroup && readlink /proc/self/ns/net && cat file && cat && echo \"$SAID\" >&2; exit 3";
+    let launch =
+        Launch::new(["sh", "-c", place]).file("file", "of its own\n").input(b"input\n").env("SAID", "x");
+    let said = launch.run(ns, two.clients.path(), SOON).unwrap();
+    let lines: Vec<String> =
+        String::from_utf8(said.output.clone()).unwrap().lines().map(str::to_owned).collect();
+    let own = two.clients.path().file_name().unwrap().to_string_lossy().into_owned();
+    assert!(lines[0].contains(&format!("/{own}/")), "{lines:?}");
+    let inside = ns.enter(|| fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap();
+    assert_eq!(lines[1..], [inside.to_string_lossy().as_ref(), "of its own", "input"]);
+    assert_eq!((said.errors.as_str(), said.status.unwrap().code()), ("x\n", Some(3)));
+    assert!(!said.succeeded());
+
+    let below = || fs::read_dir(two.clients.path()).unwrap().flatten().filter(|e| e.path().is_dir()).count();
+    let forks = Launch::new(["sh", "-c", "sleep 1000 & sleep 1000 & touch up && wait"]);
+    let mut program = forks.start(ns, two.clients.path()).unwrap();
+    let (up, folder) = (program.folder().join("up"), program.folder().to_path_buf());
+    program.wait_until(SOON, || up.exists()).unwrap();
+    assert_eq!(below(), 1);
+    drop(program);
+    assert_eq!((below(), folder.exists()), (0, false));
+    assert!(forks.run(ns, two.clients.path(), Duration::from_millis(50)).unwrap().status.is_none());
+    assert_eq!(below(), 0);
+    let mut ends = Launch::new(["sh", "-c", "echo why >&2"]).start(ns, two.clients.path()).unwrap();
+    let error = ends.wait_until(SOON, || false).unwrap_err().to_string();
+    assert!(error.contains("why"), "{error}");
+}
+
+#[test]
+fn a_played_conversation_says_how_far_it_came() {
+    require_root!();
+    let two = Two::new();
+    let (send, receive) = (|text: &str| Step::Send(text.into()), Step::Receive);
+    let play = |opener: Vec<Step>, receiver: Vec<Step>| {
+        let listener = two.server.listen(Kind::Tcp, at(B4, 0), Serve::Hold).unwrap();
+        let receives = two.server.begin_play_accepted(&listener, receiver, SOON);
+        let opens = two.client.begin_play(at(B4, listener.local.port()), None, opener, SOON).wait().unwrap();
+        two.server.close(&listener).unwrap();
+        (opens, receives.wait().unwrap())
+    };
+    let whole = play(vec![send("a"), send("sk"), receive(6)], vec![receive(3), send("answer")]);
+    let done = |text: &str| Played { connected: true, complete: true, errno: None, received: text.into() };
+    assert_eq!(whole, (done("answer"), done("ask")));
+    // One that ends too early, in order; the other one has had all that came.
+    let (early, _) = play(vec![send("ask"), receive(6)], vec![receive(3), send("ans")]);
+    assert_eq!(early, Played { complete: false, ..done("ans") });
+    // Nobody came: closing the listener ends the wait.
+    let listener = two.server.listen(Kind::Tcp, at(B4, 0), Serve::Hold).unwrap();
+    let waits = two.server.begin_play_accepted(&listener, vec![receive(1)], SOON);
+    let started = Instant::now();
+    two.server.close(&listener).unwrap();
+    assert_eq!(waits.wait().unwrap(), Played::default());
+    assert!(started.elapsed() < SOON);
 }
 
 #[test]
