@@ -18,7 +18,7 @@ use crate::process;
 const INIT: &str = include_str!("init.sh");
 
 /// Programs of this machine that the tests call; everything else is busybox's.
-const CALLED: [&str; 2] = ["ip", "bpftool"];
+const CALLED: [&str; 3] = ["ip", "tc", "bpftool"];
 
 /// Writes the archive.
 pub(crate) fn make(disk: &Path, kernel: &Kernel, programs: &[PathBuf], runs: &[Run]) -> Result<()> {

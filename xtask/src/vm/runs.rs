@@ -22,12 +22,13 @@ pub(crate) struct Run {
 
 /// Name, variables, arguments, limit in seconds. In the order of what is learned first: does it load and
 /// judge, then traffic.
-const RUNS: [(&str, &str, &str, u32); 9] = [
+const RUNS: [(&str, &str, &str, u32); 10] = [
     ("bulkhead_sys", "", "", 300),
     ("bulkhead_datapath", "", "", 300),
     ("judges", "BULKHEAD_POLICIES=24", "--test-threads=1", 900),
     ("harness", "", "", 300),
-    ("matrix", "", "--test-threads=1", 900),
+    ("guard_attach", "", "--test-threads=2", 600),
+    ("matrix", "", "--test-threads=1", 1800),
     ("refusals", "", "--test-threads=2", 600),
     ("failsafe", "", "", 300),
     ("switch", "", "", 600),

@@ -131,7 +131,7 @@ impl Court {
 
     /// Makes the next policy live, under flows of the one before; then opens its own.
     fn policy(&mut self, number: usize) {
-        let wide = number % 4 == 3;
+        let wide = number % 2 == 1;
         let (policy, flows) =
             self.source.draw_forwarded(if wide { 14 } else { 5 }, if wide { 20 } else { 8 }, LANES);
         self.tally.policies += 1;
