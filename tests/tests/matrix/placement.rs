@@ -1,8 +1,11 @@
 //! Where the two ends are, how their zones know them, and so what each verdict looks like there.
 
+use std::sync::OnceLock;
+
+use bulkhead_datapath::Features;
 use bulkhead_tests::harness::Pair;
 
-use super::axes::{Cell, Family, Kind, Transport};
+use super::axes::{Cell, Family, Kind, Server, Transport};
 
 /// Ports of servers that are older than the agent, and of those that are not.
 pub const OLDER_PORTS: u16 = 7000;
@@ -41,8 +44,14 @@ impl Placement {
 
     /// Why a cell that exists elsewhere is not tried here.
     pub fn skips(self, cell: Cell) -> Option<&'static str> {
-        (self == Placement::ReceiverAlone && cell.transport == Transport::IcmpEcho)
-            .then_some("the kernel answers a ping without a socket: that side belongs to the guard")
+        if self == Placement::ReceiverAlone && cell.transport == Transport::IcmpEcho {
+            return Some("the kernel answers a ping without a socket: that side belongs to the guard");
+        }
+        let has_older_socket = cell.server == Server::Older && cell.transport != Transport::IcmpEcho;
+        if self == Placement::Loopback && has_older_socket && !tells_namespaces() {
+            return Some("before Linux 6.15 it is not known on whose loopback a socket is that is older");
+        }
+        None
     }
 
     /// The zone file. Ends are the cgroups `client` and `server` below the cgroup root.
@@ -142,4 +151,10 @@ impl Placement {
             _ => ("client", "server"),
         }
     }
+}
+
+/// Whether this kernel's packet programs can ask for a socket's namespace.
+fn tells_namespaces() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| Features::probe().unwrap().netns_cookie)
 }
