@@ -10,12 +10,11 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use bulkhead_abi::{
-    Addr, Control, CounterKey, Direction, Identity, Inspection, Protocol, Reason, SocketFlow, Verdict,
-    Workload, inspect::ClassKey,
+    Addr, Control, CounterKey, Direction, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
+    inspect::ClassKey,
 };
 use bulkhead_core::{
     endpoint,
-    inspect::Cursor,
     judge::{self, Decision, Question, Sides},
     packet::{self, Span},
     tables::Policy,
@@ -145,6 +144,13 @@ pub extern "C" fn leaf_multipath(skb: *mut __sk_buff, options: u32, at: u32, len
     u32::from(packet::is_multipath(&Raw(skb), &Span { options, at, len, ..Span::default() }))
 }
 
+/// [`skb::stream_start`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_start(skb: *mut __sk_buff, leaves: u32) -> u64 {
+    skb::stream_start(skb, leaves)
+}
+
 /// The workload of a packet's socket.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -208,23 +214,6 @@ pub extern "C" fn leaf_inspect(
 
 /// Of a `how`: what leaves.
 pub const LEAVES: u64 = 1 << 32;
-
-/// [`parts::step`] of `len << 32 | at`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn leaf_step(
-    skb: *mut __sk_buff,
-    place: u64,
-    inspection: *mut Inspection,
-    cursor: *mut Cursor,
-) -> u32 {
-    // SAFETY: null or, by the verifier's word, whole values.
-    let (Some(inspection), Some(cursor)) = (unsafe { (inspection.as_mut(), cursor.as_mut()) }) else {
-        return 0;
-    };
-    let hook = Skb::new(SkBuffContext::new(skb));
-    parts::step(&hook, (place as u32, (place >> 32) as u32), inspection, cursor)
-}
 
 /// [`parts::found`] of a finding's code; a verdict's code.
 #[unsafe(no_mangle)]

@@ -12,6 +12,7 @@ mod guard_leaf;
 mod keyed;
 mod leaf;
 mod maps;
+mod payload;
 mod skb;
 mod sock;
 mod sock_addr;

@@ -16,14 +16,16 @@ use bulkhead_abi::{
     SocketFlow, Verdict, Workload, flow::Doomed, limits, names::Loss,
 };
 use bulkhead_core::{
-    inspect::Cursor,
+    inspect::{Ruling, stream},
     judge::Decision,
     packet::{Bytes, Span, Words},
     track::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Whose},
 };
 
 use crate::{
-    keyed, leaf, maps, storage,
+    keyed, leaf, maps,
+    payload::Carried,
+    storage,
     tables::{self, kernel_tables},
 };
 
@@ -63,6 +65,27 @@ impl Skb {
         // SAFETY: the context of this program; 0 when it has no socket.
         unsafe { bpf_get_socket_cookie(self.ctx.as_ptr()) }
     }
+}
+
+/// Of a TCP socket, the sequence number of the first byte that comes in (`leaves` is 0) or goes out, with
+/// the bit above it set; 0 where that has come through already.
+#[inline(always)]
+pub fn stream_start(skb: *mut __sk_buff, leaves: u32) -> u64 {
+    // SAFETY: a field of the context; the verifier knows it may be null.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return 0;
+    }
+    // SAFETY: checked against null.
+    let tcp = unsafe { bpf_tcp_sock(sk) };
+    // SAFETY: null, or a TCP socket's fields.
+    let Some(tcp) = (unsafe { tcp.as_ref() }) else { return 0 };
+    // What comes in is seen before TCP counts it. Of a socket that connected, the acknowledged SYN counts
+    // as a byte that went out. Each is read by itself: the verifier wants no pointer to choose by.
+    let (received, acked) = (opaque(tcp.bytes_received), opaque(tcp.bytes_acked));
+    let (next, unacked) = (opaque(tcp.rcv_nxt.into()), opaque(tcp.snd_una.into()));
+    let (passed, start) = if leaves == 0 { (received, next) } else { (acked, unacked) };
+    if passed == 0 { 1 << 32 | start } else { 0 }
 }
 
 kernel_tables!(Skb);
@@ -183,8 +206,8 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn on_step(&self, (at, len): (u32, u32), inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
-        leaf::leaf_step(self.ctx.skb.skb, u64::from(len) << 32 | u64::from(at), inspection, cursor)
+    fn on_segment(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
+        stream::segment(inspection, sender, seq, &Carried::new(self.ctx.skb.skb, at, len))
     }
 
     #[inline(always)]
@@ -298,19 +321,10 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn stream_start(&self, direction: Direction) -> Option<u32> {
-        if self.sk.is_null() {
-            return None;
-        }
-        // SAFETY: checked against null.
-        let tcp = unsafe { bpf_tcp_sock(self.sk) };
-        // SAFETY: null, or a TCP socket's fields.
-        let tcp = unsafe { tcp.as_ref() }?;
-        match direction {
-            // What comes in is seen before TCP counts it.
-            Direction::Ingress if tcp.bytes_received == 0 => Some(tcp.rcv_nxt),
-            // Of a socket that connected, the acknowledged SYN counts as a byte; its own is seen here.
-            Direction::Egress if tcp.bytes_acked == 0 => Some(tcp.snd_una),
-            _ => None,
+        let leaves = u32::from(direction == Direction::Egress);
+        match leaf::leaf_start(self.ctx.skb.skb, leaves) {
+            0 => None,
+            start => Some(start as u32),
         }
     }
 

@@ -43,8 +43,8 @@ pub use tabled::{is_expired, lifetime};
 pub mod parts {
     pub use super::{
         anomaly, datagram::again as datagram, icmp::icmp_error, inspected::found, inspected::inspect,
-        inspected::step, listening::listening, owned::owned, prepare, tabled::enter, tabled::tracked,
-        tabled::untracked, telling::account, telling::doomed,
+        listening::listening, owned::owned, prepare, tabled::enter, tabled::tracked, tabled::untracked,
+        telling::account, telling::doomed,
     };
 }
 

@@ -1,7 +1,9 @@
 //! Sixteen bytes at once: the beginning of a direction, of a line, or a piece of a payload.
 //!
 //! Kept in two registers, so that looking for a pattern is a mask and a compare and no loop, and no byte
-//! is ever reached by an index.
+//! is ever reached by an index. Whatever depends on how many bytes there are is read from a table and not
+//! branched on: the kernel's verifier walks all that follows once more for every branch, and learns a
+//! number's value in each.
 
 use bulkhead_abi::inspect::Stream;
 
@@ -10,7 +12,9 @@ use bulkhead_abi::inspect::Stream;
 pub(super) struct Head {
     high: u64,
     low: u64,
-    have: u32,
+    /// All ones in the bytes that are there.
+    there_high: u64,
+    there_low: u64,
 }
 
 /// How many bytes a [`Head`] holds.
@@ -24,7 +28,8 @@ impl Head {
         Self {
             high: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             low: u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-            have: ROOM,
+            there_high: u64::MAX,
+            there_low: u64::MAX,
         }
         .first(have)
     }
@@ -32,7 +37,12 @@ impl Head {
     /// These bytes.
     pub(super) const fn text(bytes: &[u8]) -> Self {
         let pattern = Pattern::new(bytes);
-        Self { high: pattern.high, low: pattern.low, have: pattern.len }
+        Self {
+            high: pattern.high,
+            low: pattern.low,
+            there_high: pattern.there_high,
+            there_low: pattern.there_low,
+        }
     }
 
     /// Whether nothing but zeros stands here.
@@ -53,77 +63,68 @@ impl Head {
         let [a, b, c, d, e, f, g, h] = self.high.to_be_bytes();
         let [i, j, k, l, m, n, o, p] = self.low.to_be_bytes();
         stream.bytes = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
-        stream.have = self.have as u8;
+        stream.have = self.have() as u8;
     }
 
     /// How many bytes there are.
     #[inline(always)]
     pub(super) const fn have(self) -> u32 {
-        self.have
+        count(self.there_high) + count(self.there_low)
     }
 
     /// Whether there is no room for more.
     #[inline(always)]
     pub(super) const fn is_full(self) -> bool {
-        self.have >= ROOM
+        self.there_low & 1 != 0
     }
 
     /// The first `count` bytes, or all.
     #[inline(always)]
-    pub(super) const fn first(self, count: u32) -> Self {
-        let have = if count < self.have { count } else { self.have };
-        let (high, low) = upto(have);
-        Self { high: self.high & high, low: self.low & low, have }
+    pub(super) fn first(self, count: u32) -> Self {
+        let by = by(count);
+        Self {
+            high: self.high & by.high,
+            low: self.low & by.low,
+            there_high: self.there_high & by.high,
+            there_low: self.there_low & by.low,
+        }
     }
 
     /// What stands behind the first `count` bytes.
     #[inline(always)]
-    pub(super) const fn behind(self, count: u32) -> Self {
-        if count >= self.have {
-            return Self { high: 0, low: 0, have: 0 };
-        }
-        let have = self.have - count;
-        let bits = (count & 7) * 8;
-        let (high, low) = if count >= 8 { (self.low, 0) } else { (self.high, self.low) };
-        if bits == 0 {
-            return Self { high, low, have };
-        }
-        Self { high: (high << bits) | (low >> (64 - bits)), low: low << bits, have }
+    pub(super) fn behind(self, count: u32) -> Self {
+        let (high, low) = forward((self.high, self.low), count);
+        let (there_high, there_low) = forward((self.there_high, self.there_low), count);
+        Self { high, low, there_high, there_low }
     }
 
     /// Itself, and behind it as much of `more` as there is room for.
     #[inline(always)]
-    pub(super) const fn with(self, more: Self) -> Self {
-        let moved = more.moved(self.have);
-        let have = self.have + more.have;
-        let have = if have < ROOM { have } else { ROOM };
-        Self { high: self.high | moved.high, low: self.low | moved.low, have }
+    pub(super) fn with(self, more: Self) -> Self {
+        let moved = more.moved(self.have());
+        Self {
+            high: self.high | moved.high,
+            low: self.low | moved.low,
+            there_high: self.there_high | moved.there_high,
+            there_low: self.there_low | moved.there_low,
+        }
     }
 
     /// Its bytes `count` places further back.
     #[inline(always)]
-    const fn moved(self, count: u32) -> Self {
-        if count >= ROOM {
-            return Self { high: 0, low: 0, have: 0 };
-        }
-        let bits = (count & 7) * 8;
-        let (high, low) = if count >= 8 { (0, self.high) } else { (self.high, self.low) };
-        if bits == 0 {
-            return Self { high, low, have: self.have };
-        }
-        Self { high: high >> bits, low: (low >> bits) | (high << (64 - bits)), have: self.have }
+    fn moved(self, count: u32) -> Self {
+        let (high, low) = back((self.high, self.low), count);
+        let (there_high, there_low) = back((self.there_high, self.there_low), count);
+        Self { high, low, there_high, there_low }
     }
 
     /// Whether `other`, whose first byte belongs `at` places behind the first one here, agrees with it
     /// wherever both have a byte.
     #[inline(always)]
-    pub(super) const fn agrees(self, other: Self, at: u32) -> bool {
+    pub(super) fn agrees(self, other: Self, at: u32) -> bool {
         let moved = other.moved(at);
-        let end = at + other.have;
-        let (high, low) = upto(if end < self.have { end } else { self.have });
-        let (skip_high, skip_low) = upto(at);
-        let high = (self.high ^ moved.high) & high & !skip_high;
-        let low = (self.low ^ moved.low) & low & !skip_low;
+        let high = (self.high ^ moved.high) & self.there_high & moved.there_high;
+        let low = (self.low ^ moved.low) & self.there_low & moved.there_low;
         high | low == 0
     }
 
@@ -136,62 +137,52 @@ impl Head {
     /// The two bytes at `I` as a number in network order.
     #[inline(always)]
     pub(super) const fn u16_at<const I: u32>(self) -> u32 {
-        (self.behind_const(I).high >> 48) as u32
+        (self.u64_at::<I>() >> 48) as u32
     }
 
     /// The four bytes at `I` as a number in network order.
     #[inline(always)]
     pub(super) const fn u32_at<const I: u32>(self) -> u32 {
-        (self.behind_const(I).high >> 32) as u32
+        (self.u64_at::<I>() >> 32) as u32
     }
 
     /// The eight bytes at `I` as a number in network order.
     #[inline(always)]
     pub(super) const fn u64_at<const I: u32>(self) -> u64 {
-        self.behind_const(I).high
-    }
-
-    /// As [`behind`](Self::behind), of a constant, whatever is there.
-    #[inline(always)]
-    const fn behind_const(self, count: u32) -> Self {
-        Self { high: self.high, low: self.low, have: ROOM }.behind(count)
+        let bits = (I & 7) * 8;
+        let (high, low) = if I < 8 { (self.high, self.low) } else { (self.low, 0) };
+        high << bits | low >> 1 >> (63 - bits)
     }
 
     /// Whether it begins with the pattern.
     #[inline(always)]
     pub(super) const fn is(self, pattern: Pattern) -> bool {
-        self.have >= pattern.len
-            && ((self.high ^ pattern.high) & pattern.mask_high)
-                | ((self.low ^ pattern.low) & pattern.mask_low)
-                == 0
+        let missing = (pattern.there_high & !self.there_high) | (pattern.there_low & !self.there_low);
+        let high = (self.high ^ pattern.high) & pattern.mask_high;
+        let low = (self.low ^ pattern.low) & pattern.mask_low;
+        missing | high | low == 0
     }
 
     /// Whether it may yet begin with the pattern, or does.
     #[inline(always)]
     pub(super) const fn may_be(self, pattern: Pattern) -> bool {
-        let (high, low) = upto(self.have);
-        ((self.high ^ pattern.high) & pattern.mask_high & high)
-            | ((self.low ^ pattern.low) & pattern.mask_low & low)
-            == 0
+        let high = (self.high ^ pattern.high) & pattern.mask_high & self.there_high;
+        let low = (self.low ^ pattern.low) & pattern.mask_low & self.there_low;
+        high | low == 0
     }
 
     /// Where the first `wanted` stands, counted from 1; 0 where there is none.
     #[inline(always)]
-    pub(super) const fn find(self, wanted: u8) -> u32 {
-        let (have_high, have_low) = upto(self.have);
-        let high = equal(self.high, wanted) & have_high;
-        if high != 0 {
-            return first_marked(high);
-        }
-        let low = equal(self.low, wanted) & have_low;
-        if low != 0 { 8 + first_marked(low) } else { 0 }
+    pub(super) fn find(self, wanted: u8) -> u32 {
+        let high = onward(equal(self.high, wanted) & self.there_high);
+        let low = onward((equal(self.low, wanted) & self.there_low) | (high & 0x80) << 56);
+        by(count(high) + count(low)).place
     }
 
     /// Whether every byte is printable ASCII, a tab or the end of a line.
     #[inline(always)]
     pub(super) const fn is_text(self) -> bool {
-        let (high, low) = upto(self.have);
-        (unprintable(self.high) & high) | (unprintable(self.low) & low) == 0
+        (unprintable(self.high) & self.there_high) | (unprintable(self.low) & self.there_low) == 0
     }
 }
 
@@ -202,7 +193,8 @@ pub(super) struct Pattern {
     low: u64,
     mask_high: u64,
     mask_low: u64,
-    len: u32,
+    there_high: u64,
+    there_low: u64,
 }
 
 impl Pattern {
@@ -217,23 +209,25 @@ impl Pattern {
     }
 
     const fn masked(bytes: &[u8], letters: u8) -> Self {
-        let mut pattern = Self { high: 0, low: 0, mask_high: 0, mask_low: 0, len: 0 };
-        let mut rest = bytes;
+        let mut pattern = Self { high: 0, low: 0, mask_high: 0, mask_low: 0, there_high: 0, there_low: 0 };
+        let (mut rest, mut len) = (bytes, 0);
         while let [first, behind @ ..] = rest {
             let mask = if first.is_ascii_alphabetic() { letters } else { 0xff };
-            let shift = 56 - 8 * (pattern.len & 7);
+            let shift = 56 - 8 * (len & 7);
             let (byte, mask) = (((*first & mask) as u64) << shift, (mask as u64) << shift);
-            if pattern.len < 8 {
+            if len < 8 {
                 pattern.high |= byte;
                 pattern.mask_high |= mask;
+                pattern.there_high |= 0xff << shift;
             } else {
                 pattern.low |= byte;
                 pattern.mask_low |= mask;
+                pattern.there_low |= 0xff << shift;
             }
-            pattern.len += 1;
+            len += 1;
             rest = behind;
         }
-        assert!(pattern.len <= ROOM);
+        assert!(len <= ROOM);
         pattern
     }
 }
@@ -271,16 +265,79 @@ pub(super) use {begins, may_begin, may_say, says};
 const ONES: u64 = 0x0101_0101_0101_0101;
 const TOPS: u64 = 0x8080_8080_8080_8080;
 
-/// The first `count` bytes, in both halves.
-#[inline(always)]
-const fn upto(count: u32) -> (u64, u64) {
-    if count >= ROOM {
-        (u64::MAX, u64::MAX)
-    } else if count >= 8 {
-        (u64::MAX, !(u64::MAX >> ((count & 7) * 8)))
-    } else {
-        (!(u64::MAX >> ((count & 7) * 8)), 0)
+/// What depends on a number of bytes.
+#[derive(Clone, Copy)]
+struct By {
+    /// All ones in so many first bytes.
+    high: u64,
+    low: u64,
+    /// All ones where it is less than half of [`ROOM`].
+    few: u64,
+    /// All ones where it is not, but less than all.
+    many: u64,
+    /// Where the first of so many bytes stands that reach to the end, counted from 1; 0 of none.
+    place: u32,
+}
+
+/// By number; above [`ROOM`] as that.
+static BY: [By; 32] = {
+    let mut table = [By { high: 0, low: 0, few: 0, many: 0, place: 0 }; 32];
+    let (mut rest, mut at) = (table.as_mut_slice(), 0u32);
+    while let [first, behind @ ..] = rest {
+        let bytes = if at < ROOM { at } else { ROOM };
+        *first = By {
+            high: if bytes >= 8 { u64::MAX } else { !(u64::MAX >> (8 * bytes)) },
+            low: match bytes {
+                ROOM => u64::MAX,
+                8.. => !(u64::MAX >> (8 * (bytes - 8))),
+                _ => 0,
+            },
+            few: if bytes < 8 { u64::MAX } else { 0 },
+            many: if bytes >= 8 && bytes < ROOM { u64::MAX } else { 0 },
+            place: if bytes == 0 { 0 } else { ROOM + 1 - bytes },
+        };
+        rest = behind;
+        at += 1;
     }
+    table
+};
+
+#[inline(always)]
+fn by(count: u32) -> &'static By {
+    const LAST: u32 = 31;
+    let index = if count < ROOM { count } else { ROOM };
+    let [none, ..] = &BY;
+    BY.get((index & LAST) as usize).unwrap_or(none)
+}
+
+/// How many bytes of a mask of whole bytes are set.
+#[inline(always)]
+const fn count(mask: u64) -> u32 {
+    ((mask >> 7 & ONES).wrapping_mul(ONES) >> 56) as u32
+}
+
+/// Two words, `count` bytes further to the front.
+#[inline(always)]
+fn forward((high, low): (u64, u64), count: u32) -> (u64, u64) {
+    let (by, bits) = (by(count), (count & 7) * 8);
+    let (high, low) = (high << bits | low >> 1 >> (63 - bits), low << bits);
+    (high & by.few | low & by.many, low & by.few)
+}
+
+/// Two words, `count` bytes further to the back.
+#[inline(always)]
+fn back((high, low): (u64, u64), count: u32) -> (u64, u64) {
+    let (by, bits) = (by(count), (count & 7) * 8);
+    let (high, low) = (high >> bits, low >> bits | high << 1 << (63 - bits));
+    (high & by.few, low & by.few | high & by.many)
+}
+
+/// From the first byte whose top bit is set on, the top bit of every one.
+#[inline(always)]
+const fn onward(marks: u64) -> u64 {
+    let marks = marks | marks >> 8;
+    let marks = marks | marks >> 16;
+    marks | marks >> 32
 }
 
 /// The top bit of each byte that is `wanted`.
@@ -299,23 +356,6 @@ const fn unprintable(bytes: u64) -> u64 {
     let control = !(below + ONES * 0x60) & TOPS;
     let white = equal(bytes, b'\t') | equal(bytes, b'\n') | equal(bytes, b'\r');
     (bytes & TOPS) | (control & !white) | equal(bytes, 0x7f)
-}
-
-/// The place, from 1, of the first byte whose top bit is set.
-#[inline(always)]
-const fn first_marked(marks: u64) -> u32 {
-    // By halving: the kernel's target has no instruction that counts zeros.
-    let (mut place, mut marks) = (1, marks);
-    if marks >> 32 == 0 {
-        (place, marks) = (place + 4, marks << 32);
-    }
-    if marks >> 48 == 0 {
-        (place, marks) = (place + 2, marks << 16);
-    }
-    if marks >> 56 == 0 {
-        place += 1;
-    }
-    place
 }
 
 #[cfg(test)]

@@ -27,9 +27,13 @@ use bulkhead_abi::{Class, Conversation, Demand, Inspection, Protocol, Reason, Tl
 /// The functions behind [`Payload`]'s methods.
 pub mod leaves {
     pub use super::{
+        clear::{
+            binary_answer, binary_request, dialogue_answer, dialogue_request, late_binary_request,
+            likely_request, paired, paired_answer, text_answer, text_request,
+        },
         opening::{judge, look, opening},
-        records::records,
-        starttls::{line, lines, skip},
+        records::{ident, packets, records},
+        starttls::{allow, answer, ask, lines, skip},
         stream::{enter, step},
         wrap::wrapping,
     };
@@ -71,8 +75,68 @@ pub trait Payload: Sized {
 
     /// Judges them: clear text.
     #[inline(always)]
-    fn look(&self, inspection: &mut Inspection, sender: u32) -> u32 {
-        opening::look(inspection, sender)
+    fn look(&self, inspection: &mut Inspection, sender: u32, found: u32) -> u32 {
+        opening::look(inspection, sender, found)
+    }
+
+    /// Looks for a family of protocols in first bytes, as the methods behind it do.
+    #[inline(always)]
+    fn dialogue_request(&self, inspection: &mut Inspection) -> u32 {
+        clear::dialogue_request(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn binary_request(&self, inspection: &mut Inspection) -> u32 {
+        clear::binary_request(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn late_binary_request(&self, inspection: &mut Inspection) -> u32 {
+        clear::late_binary_request(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn text_request(&self, inspection: &mut Inspection) -> u32 {
+        clear::text_request(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn likely_request(&self, inspection: &mut Inspection) -> u32 {
+        clear::likely_request(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn paired(&self, inspection: &mut Inspection) -> u32 {
+        clear::paired(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn dialogue_answer(&self, inspection: &mut Inspection) -> u32 {
+        clear::dialogue_answer(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn text_answer(&self, inspection: &mut Inspection) -> u32 {
+        clear::text_answer(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn binary_answer(&self, inspection: &mut Inspection) -> u32 {
+        clear::binary_answer(inspection)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn paired_answer(&self, inspection: &mut Inspection) -> u32 {
+        clear::paired_answer(inspection)
     }
 
     /// Goes over a message.
@@ -93,16 +157,40 @@ pub trait Payload: Sized {
         starttls::lines(self, inspection, cursor)
     }
 
-    /// Judges a line.
+    /// Judges a server's line.
     #[inline(always)]
-    fn line(&self, inspection: &mut Inspection, sender: u32) -> u32 {
-        starttls::line(inspection, sender)
+    fn answer(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        starttls::answer(inspection, sender)
     }
 
-    /// Follows records.
+    /// Judges a client's line: whether it may pass.
+    #[inline(always)]
+    fn allow(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        starttls::allow(inspection, sender)
+    }
+
+    /// Judges a client's line: what it asks for.
+    #[inline(always)]
+    fn ask(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        starttls::ask(inspection, sender)
+    }
+
+    /// Follows TLS records.
     #[inline(always)]
     fn records(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
         records::records(self, inspection, cursor)
+    }
+
+    /// Goes to the end of an SSH identification.
+    #[inline(always)]
+    fn ident(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        records::ident(self, inspection, cursor)
+    }
+
+    /// Follows SSH packets.
+    #[inline(always)]
+    fn packets(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+        records::packets(self, inspection, cursor)
     }
 }
 

@@ -90,14 +90,19 @@ pub fn judge(inspection: &mut Inspection, sender: u32) -> u32 {
     if sender == 0 && other_have == 0 { wrap::begin(inspection, head) } else { code::LOOK }
 }
 
+/// What the opening of a direction is, as clear text, for [`look`].
+#[inline(always)]
+pub(super) fn find(payload: &impl Payload, inspection: &mut Inspection, sender: u32) -> u32 {
+    if sender == 0 { clear::of_opener(payload, inspection) } else { clear::of_receiver(payload, inspection) }
+}
+
 /// Says whether the opening of a direction is clear text, and of which protocol.
 #[inline(always)]
-pub fn look(inspection: &mut Inspection, sender: u32) -> u32 {
+pub fn look(inspection: &mut Inspection, sender: u32, found: u32) -> u32 {
     let (own, other) = (side(inspection, sender), side(inspection, 1 - (sender & 1)));
     let (head, other_head, odd) = (Head::of(own), Head::of(other), own.marks & mark::ODD != 0);
     let strict = is_strict(inspection);
-    let found = if sender == 0 { clear::opener(head, other_head) } else { clear::receiver(head, other_head) };
-    match found {
+    match Found::from_code(found) {
         Found::Clear(app) => conclude(inspection, Class::Clear, app),
         Found::Likely(app) if strict || says_enough(other_head) => {
             // What the other end's words were taken for says more than that these are words.

@@ -16,16 +16,32 @@ use super::{
 /// How many records one step goes over.
 pub(super) const AT_ONCE: u32 = 16;
 
-/// Follows a direction's framing.
+/// Follows a direction's TLS records.
 #[inline(always)]
 pub fn records(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
-    let sender = cursor.sender;
-    let own = side_mut(inspection, sender);
-    let said = match own.state {
-        mode::IDENT => identification(payload, own, cursor),
-        mode::PACKETS => follow(payload, own, cursor, 6),
-        _ => follow(payload, own, cursor, 5),
-    };
+    let own = side_mut(inspection, cursor.sender);
+    let said = follow(payload, own, cursor, 5);
+    followed(inspection, cursor.sender, said)
+}
+
+/// Follows a direction's SSH packets.
+#[inline(always)]
+pub fn packets(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+    let own = side_mut(inspection, cursor.sender);
+    let said = follow(payload, own, cursor, 6);
+    followed(inspection, cursor.sender, said)
+}
+
+/// Goes to the end of a direction's SSH identification.
+#[inline(always)]
+pub fn ident(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+    let own = side_mut(inspection, cursor.sender);
+    let said = identification(payload, own, cursor);
+    followed(inspection, cursor.sender, said)
+}
+
+#[inline(always)]
+fn followed(inspection: &mut Inspection, sender: u32, said: Said) -> u32 {
     match said {
         Said::Fine => {}
         Said::Wrong => return broken(inspection, sender),
@@ -45,46 +61,45 @@ enum Said {
     Wrong,
 }
 
-/// Goes from header to header, each `size` bytes long.
+/// Goes to the next header, of `size` bytes, and over it.
 #[inline(always)]
 fn follow(payload: &impl Payload, own: &mut Stream, cursor: &mut Cursor, size: u32) -> Said {
-    for _ in 0..AT_ONCE {
-        let left = if own.marks & mark::REPLAY != 0 { u32::from(own.have) } else { cursor.len - cursor.at };
-        if left == 0 {
+    let left = if own.marks & mark::REPLAY != 0 { u32::from(own.have) } else { cursor.len - cursor.at };
+    let inside = own.record.wrapping_sub(position(own));
+    if own.header_have == 0 && inside >> 31 == 0 && inside != 0 {
+        if inside >= left {
+            consume(own, cursor, left);
             return Said::Fine;
         }
-        let inside = own.record.wrapping_sub(position(own));
-        if own.header_have == 0 && inside >> 31 == 0 && inside != 0 {
-            consume(own, cursor, if inside < left { inside } else { left });
-            continue;
-        }
-        let have = u32::from(own.header_have);
-        let at = position(own).wrapping_sub(have);
-        let piece = ahead(payload, own, cursor).first(size - have);
-        if piece.have() == 0 {
-            return Said::Wrong;
-        }
-        consume(own, cursor, piece.have());
-        let header = header(own).with(piece);
-        let fits = if size == 5 { tls::is_record(header) } else { is_packet(own, header) };
-        keep(own, header);
-        if !fits {
-            return Said::Wrong;
-        }
-        if header.have() < size {
-            continue;
-        }
-        own.header_have = 0;
-        if size == 5 {
-            own.record = at.wrapping_add(tls::record_len(header));
-            continue;
-        }
-        own.record = at.wrapping_add(4 + header.u32_at::<0>());
-        own.turns = header.byte::<5>();
-        if own.turns == NEWKEYS {
-            own.state = mode::FREE;
-            return Said::Fine;
-        }
+        consume(own, cursor, inside);
+    } else if left == 0 {
+        return Said::Fine;
+    }
+    let have = u32::from(own.header_have);
+    let at = position(own).wrapping_sub(have);
+    let piece = ahead(payload, own, cursor).first(size - have);
+    if piece.have() == 0 {
+        return Said::Wrong;
+    }
+    consume(own, cursor, piece.have());
+    let header = header(own).with(piece);
+    let fits = if size == 5 { tls::is_record(header) } else { is_packet(own, header) };
+    keep(own, header);
+    if !fits {
+        return Said::Wrong;
+    }
+    if header.have() < size {
+        return Said::Fine;
+    }
+    own.header_have = 0;
+    if size == 5 {
+        own.record = at.wrapping_add(tls::record_len(header));
+        return Said::Fine;
+    }
+    own.record = at.wrapping_add(4 + header.u32_at::<0>());
+    own.turns = header.byte::<5>();
+    if own.turns == NEWKEYS {
+        own.state = mode::FREE;
     }
     Said::Fine
 }

@@ -11,6 +11,8 @@ use bulkhead_abi::{Accept, App, Class, Inspection, Reason, Tls, inspect::Stream}
 use super::{
     Cursor, Payload, Ruling,
     head::{Head, ROOM},
+    opening,
+    records::AT_ONCE,
 };
 
 /// Tells where a direction begins: `first` is the sequence number of its first payload byte, one more than
@@ -47,8 +49,15 @@ pub fn segment(inspection: &mut Inspection, sender: u8, seq: u32, payload: &impl
         next = match next {
             code::AGAIN => payload.step(inspection, &mut cursor),
             code::JUDGE => payload.judge(inspection, cursor.sender),
-            code::LOOK => payload.look(inspection, cursor.sender),
-            code::LINE => payload.line(inspection, cursor.sender),
+            code::LOOK => {
+                let found = opening::find(payload, inspection, cursor.sender);
+                payload.look(inspection, cursor.sender, found)
+            }
+            code::LINE if cursor.sender != 0 => payload.answer(inspection, cursor.sender),
+            code::LINE => match payload.allow(inspection, cursor.sender) {
+                code::AGAIN => payload.ask(inspection, cursor.sender),
+                other => other,
+            },
             code::END => {
                 let own = side_mut(inspection, cursor.sender);
                 if own.state == mode::OPENING {
@@ -162,7 +171,17 @@ pub fn step(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cu
         mode::SKIP => payload.skip(inspection, cursor),
         mode::PROXY | mode::HEADERS => payload.wrapping(inspection, cursor),
         mode::LINES => payload.lines(inspection, cursor),
-        mode::RECORDS | mode::IDENT | mode::PACKETS => payload.records(inspection, cursor),
+        mode::RECORDS => {
+            for _ in 0..AT_ONCE {
+                let said = payload.records(inspection, cursor);
+                if said != code::AGAIN || cursor.at >= cursor.len || inspection.phase == Inspection::DONE {
+                    return said;
+                }
+            }
+            code::AGAIN
+        }
+        mode::IDENT => payload.ident(inspection, cursor),
+        mode::PACKETS => payload.packets(inspection, cursor),
         _ => code::END,
     }
 }

@@ -76,7 +76,7 @@ pub(super) const fn alert(head: Head) -> Fit {
 
 /// Whether this is a ClientHello in the format of SSL 2.0 (RFC 5246, E.2) that offers SSL 3.0 or more.
 #[inline(always)]
-pub(super) const fn old_client_hello(head: Head) -> bool {
+pub(super) fn old_client_hello(head: Head) -> bool {
     let (record, ciphers, session, challenge) =
         (head.u16_at::<0>() & 0x7fff, head.u16_at::<5>(), head.u16_at::<7>(), head.u16_at::<9>());
     head.have() >= HELLO

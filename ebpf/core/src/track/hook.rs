@@ -4,8 +4,14 @@ use bulkhead_abi::{
     Control, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, Verdict, Workload,
 };
 
-use super::{State, parts};
-use crate::{inspect::Cursor, judge::Decision, packet::Bytes, report::Report, tables::Tables};
+use super::{State, inspected::Carried, parts};
+use crate::{
+    inspect::{Ruling, stream},
+    judge::Decision,
+    packet::Bytes,
+    report::Report,
+    tables::Tables,
+};
 
 /// A value in place: socket storage, or an element of the flow table.
 pub trait Slot<V> {
@@ -227,10 +233,10 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     fn on_inspect(&self, owned: &Self::Owned, control: &Control, direction: Direction) -> Finding {
         parts::inspect(self, owned, control, direction)
     }
-    /// [`parts::step`] of the payload at `at`.
+    /// [`stream::segment`] of the payload of `len` bytes at offset `at`.
     #[inline(always)]
-    fn on_step(&self, (at, len): (u32, u32), inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
-        parts::step(self, (at, len), inspection, cursor)
+    fn on_segment(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
+        stream::segment(inspection, sender, seq, &Carried { bytes: self, at, len })
     }
     /// [`parts::found`].
     #[inline(always)]

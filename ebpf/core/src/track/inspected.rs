@@ -14,9 +14,9 @@ use bulkhead_abi::{
 
 use super::{Finding, Hook, Outcome, Slot, Socket, State, Whose};
 use crate::{
-    inspect::{self, Cursor, Payload, Ruling, stream},
+    inspect::{self, Payload, Ruling, stream},
     judge::{Decision, Question, Sides},
-    packet::Span,
+    packet::{Bytes, Span},
     report::{self, Content, Subject},
 };
 
@@ -67,17 +67,6 @@ pub(super) fn tell<H: Hook>(hook: &H, control: &Control, direction: Direction, f
     let mut state = State::new(*control, direction, Socket::Other);
     hook.on_prepare(&mut state);
     hook.on_found(&state, finding)
-}
-
-/// [`stream::step`] of the `len` bytes from `at` on.
-#[inline(always)]
-pub fn step<H: Hook>(
-    hook: &H,
-    (at, len): (u32, u32),
-    inspection: &mut Inspection,
-    cursor: &mut Cursor,
-) -> u32 {
-    stream::step(&Carried { hook, at, len }, inspection, cursor)
 }
 
 /// Tells what was found in a flow, and ends one that is refused.
@@ -269,7 +258,7 @@ fn read<H: Hook>(hook: &H, flow: &mut SocketFlow, direction: Direction, sender: 
     if span.len == 0 {
         return Ruling::Pass;
     }
-    stream::segment(&mut flow.inspection, sender, span.seq, &Carried { hook, at: span.at, len: span.len })
+    hook.on_segment((span.at, span.len), &mut flow.inspection, sender, span.seq)
 }
 
 /// Whether what is not accepted is stopped.
@@ -279,13 +268,13 @@ fn is_strict(flow: &SocketFlow) -> bool {
 }
 
 /// What a packet carries.
-struct Carried<'a, H> {
-    hook: &'a H,
-    at: u32,
-    len: u32,
+pub(super) struct Carried<'a, B> {
+    pub(super) bytes: &'a B,
+    pub(super) at: u32,
+    pub(super) len: u32,
 }
 
-impl<H: Hook> Payload for Carried<'_, H> {
+impl<B: Bytes> Payload for Carried<'_, B> {
     #[inline(always)]
     fn len(&self) -> u32 {
         self.len
@@ -296,13 +285,8 @@ impl<H: Hook> Payload for Carried<'_, H> {
         if offset >= self.len {
             return 0;
         }
-        let read = self.hook.load(self.at.saturating_add(offset), buffer);
+        let read = self.bytes.load(self.at.saturating_add(offset), buffer);
         // What stands behind the packet's own end is no payload.
         read.min(self.len - offset)
-    }
-
-    #[inline(always)]
-    fn step(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
-        self.hook.on_step((self.at, self.len), inspection, cursor)
     }
 }

@@ -34,6 +34,12 @@ pub(super) fn request(head: Head) -> Option<App> {
     if is_dns(head, 0) {
         return Some(App::Dns);
     }
+    None
+}
+
+/// The protocol of a client's first message, where it is none of those.
+#[inline(always)]
+pub(super) fn late_request(head: Head) -> Option<App> {
     if is_zookeeper(head) {
         return Some(App::Zookeeper);
     }

@@ -5,9 +5,9 @@ use bulkhead_abi::App;
 use super::{Found, binary, text};
 use crate::inspect::head::{Head, begins, says};
 
-/// What an opener's first bytes are, with what came back so far.
+/// What may turn to TLS.
 #[inline(always)]
-pub(in crate::inspect) fn opener(head: Head, other: Head) -> Found {
+pub(super) fn dialogue(head: Head, _other: Head) -> Found {
     if begins!(head, b"\0\0\0\x08\x04\xd2\x16\x2f", b"\0\0\0\x08\x04\xd2\x16\x30") {
         return Found::Dialogue(App::Postgresql);
     }
@@ -29,20 +29,41 @@ pub(in crate::inspect) fn opener(head: Head, other: Head) -> Found {
     if begins!(head, b"<stream:stream ", b"<?xml version=") {
         return Found::Dialogue(App::Xmpp);
     }
-    if let Some(app) = binary::request(head) {
-        return Found::Clear(app);
-    }
-    if let Some(app) = text::request(head) {
-        return Found::Clear(app);
-    }
-    if let Some(app) = text::likely_request(head) {
-        let app = if text::is_redis_answer(other) { App::Redis } else { app };
-        return Found::Likely(app);
-    }
-    if let Some(app) = paired(head, other) {
-        return Found::Clear(app);
-    }
     Found::Nothing
+}
+
+/// Protocols of numbers.
+#[inline(always)]
+pub(super) fn binary(head: Head, _other: Head) -> Found {
+    Found::clear(binary::request(head))
+}
+
+/// More of them.
+#[inline(always)]
+pub(super) fn late_binary(head: Head, _other: Head) -> Found {
+    Found::clear(binary::late_request(head))
+}
+
+/// Protocols of words.
+#[inline(always)]
+pub(super) fn text(head: Head, _other: Head) -> Found {
+    Found::clear(text::request(head))
+}
+
+/// Protocols of words that the answer may put right.
+#[inline(always)]
+pub(super) fn likely(head: Head, other: Head) -> Found {
+    match text::likely_request(head) {
+        Some(_) if text::is_redis_answer(other) => Found::Likely(App::Redis),
+        Some(app) => Found::Likely(app),
+        None => Found::Nothing,
+    }
+}
+
+/// What takes both to tell.
+#[inline(always)]
+pub(super) fn both(head: Head, other: Head) -> Found {
+    Found::clear(paired(head, other))
 }
 
 /// Protocols whose first message is too short to be told without its answer.

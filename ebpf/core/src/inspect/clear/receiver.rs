@@ -5,14 +5,13 @@ use bulkhead_abi::App;
 use super::{Found, binary, opener::paired, text};
 use crate::inspect::head::{Head, begins};
 
-/// What a receiver's first bytes are, with what the opener has said so far.
+/// What may turn to TLS.
 #[inline(always)]
-pub(in crate::inspect) fn receiver(head: Head, other: Head) -> Found {
-    let first = other.have() == 0;
+pub(super) fn dialogue(other: Head, head: Head) -> Found {
     if begins!(head, b"220 ", b"220-") && head.first(6).is_text() {
         return Found::Dialogue(App::Unknown);
     }
-    if first && begins!(head, b"+OK ", b"+OK\r\n") {
+    if other.have() == 0 && begins!(head, b"+OK ", b"+OK\r\n") {
         return Found::Dialogue(App::Pop3);
     }
     if begins!(head, b"* OK ") {
@@ -27,19 +26,32 @@ pub(in crate::inspect) fn receiver(head: Head, other: Head) -> Found {
     if begins!(head, b"* PREAUTH ") {
         return Found::Clear(App::Imap);
     }
-    if let Some(app) = text::answer(head) {
-        return Found::Clear(app);
-    }
-    if let Some(app) = binary::answer(head) {
-        return Found::Clear(app);
-    }
-    if !first && text::is_redis_answer(head) && other.is_text() {
+    Found::Nothing
+}
+
+/// Protocols of words.
+#[inline(always)]
+pub(super) fn text(_other: Head, head: Head) -> Found {
+    Found::clear(text::answer(head))
+}
+
+/// Protocols of numbers.
+#[inline(always)]
+pub(super) fn binary(_other: Head, head: Head) -> Found {
+    Found::clear(binary::answer(head))
+}
+
+/// What takes both to tell, and what is text at all.
+#[inline(always)]
+pub(super) fn both(other: Head, head: Head) -> Found {
+    if other.have() != 0 && text::is_redis_answer(head) && other.is_text() {
         return Found::Clear(App::Redis);
     }
-    if let Some(app) = paired(other, head) {
-        return Found::Clear(app);
+    match paired(other, head) {
+        Some(app) => Found::Clear(app),
+        None if text::is_some_text(head) => Found::Likely(App::Text),
+        None => Found::Nothing,
     }
-    if text::is_some_text(head) { Found::Likely(App::Text) } else { Found::Nothing }
 }
 
 /// MySQL's greeting: length, number 0, protocol 10, and the server's version.

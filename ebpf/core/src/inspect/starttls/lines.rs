@@ -57,30 +57,41 @@ pub fn lines(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut C
     code::LINE
 }
 
-/// Judges the line at hand, complete or not.
+/// Judges a server's line.
 #[inline(always)]
-pub fn line(inspection: &mut Inspection, sender: u32) -> u32 {
-    let app = App::from_code(inspection.app);
-    let end_of_line = terminator(inspection);
-    let own = side(inspection, sender);
-    let complete = own.marks & mark::ENDED != 0;
-    let kept = Head::of(own);
-    let end = kept.find(end_of_line);
-    let line = trimmed(app, if end == 0 { kept } else { kept.first(end) });
-    if sender != 0 {
-        if !complete {
-            return code::AGAIN;
-        }
-        let is_final = answers(app, line);
-        next_line(inspection, sender, end);
-        return if is_final { answered(inspection) } else { code::AGAIN };
-    }
-    if is_strict(inspection) && !is_allowed(inspection, app, line) {
-        return refuse(inspection, Reason::ClearText).code();
-    }
-    if !complete {
+pub fn answer(inspection: &mut Inspection, sender: u32) -> u32 {
+    if !is_complete(inspection, sender) {
         return code::AGAIN;
     }
+    let app = App::from_code(inspection.app);
+    let (line, end) = at_hand(inspection, app, sender);
+    let is_final = answers(app, line);
+    next_line(inspection, sender, end);
+    if is_final { answered(inspection) } else { code::AGAIN }
+}
+
+/// Judges a client's line, complete or not: where clear text is stopped, whether it may pass.
+#[inline(always)]
+pub fn allow(inspection: &mut Inspection, sender: u32) -> u32 {
+    if !is_strict(inspection) {
+        return code::AGAIN;
+    }
+    let app = App::from_code(inspection.app);
+    let (line, _) = at_hand(inspection, app, sender);
+    if is_allowed(inspection, app, line) {
+        return code::AGAIN;
+    }
+    refuse(inspection, Reason::ClearText).code()
+}
+
+/// Judges a client's line: what it asks for.
+#[inline(always)]
+pub fn ask(inspection: &mut Inspection, sender: u32) -> u32 {
+    if !is_complete(inspection, sender) {
+        return code::AGAIN;
+    }
+    let app = App::from_code(inspection.app);
+    let (line, end) = at_hand(inspection, app, sender);
     let (app, command) = command(app, line);
     inspection.app = app as u8;
     next_line(inspection, sender, end);
@@ -94,6 +105,19 @@ pub fn line(inspection: &mut Inspection, sender: u32) -> u32 {
         inside(opener);
     }
     code::AGAIN
+}
+
+#[inline(always)]
+fn is_complete(inspection: &Inspection, sender: u32) -> bool {
+    side(inspection, sender).marks & mark::ENDED != 0
+}
+
+/// The line at hand, and where it ends; 0 where it does not yet.
+#[inline(always)]
+fn at_hand(inspection: &Inspection, app: App, sender: u32) -> (Head, u32) {
+    let kept = Head::of(side(inspection, sender));
+    let end = kept.find(terminator(inspection));
+    (trimmed(app, if end == 0 { kept } else { kept.first(end) }), end)
 }
 
 /// What ends a line; of XMPP, a tag.

@@ -9,7 +9,7 @@ mod messages;
 
 use bulkhead_abi::{Accept, App, Inspection};
 
-pub use lines::{line, lines};
+pub use lines::{allow, answer, ask, lines};
 pub use messages::skip;
 pub(super) use messages::{ask_again, message};
 

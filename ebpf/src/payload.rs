@@ -1,0 +1,213 @@
+//! What a packet carries, for [`bulkhead_core::inspect`]: each of its readers is a function that the
+//! verifier walks once (see [`crate::leaf`]).
+
+use aya_ebpf::bindings::__sk_buff;
+use bulkhead_abi::{Inspection, Reason};
+use bulkhead_core::{
+    inspect::{Cursor, Payload, Ruling, leaves},
+    packet::Bytes as _,
+};
+
+use crate::skb::Raw;
+
+/// `len` bytes of a packet, from the offset `at` on.
+pub struct Carried {
+    skb: *mut __sk_buff,
+    at: u32,
+    len: u32,
+}
+
+impl Carried {
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff, at: u32, len: u32) -> Self {
+        Self { skb, at, len }
+    }
+
+    /// From what [`Carried::place`] says.
+    #[inline(always)]
+    fn placed(skb: *mut __sk_buff, place: u64) -> Self {
+        Self { skb, at: place as u32, len: (place >> 32) as u32 }
+    }
+
+    #[inline(always)]
+    fn place(&self) -> u64 {
+        u64::from(self.len) << 32 | u64::from(self.at)
+    }
+}
+
+/// What a reader says that was given nothing: the verifier thinks that it could be.
+const NOTHING: u32 = Ruling::Refuse(Reason::Inconsistent).code();
+
+/// Functions over a payload.
+macro_rules! readers {
+    ($($leaf:ident $reader:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $leaf(
+            skb: *mut __sk_buff,
+            place: u64,
+            inspection: *mut Inspection,
+            cursor: *mut Cursor,
+        ) -> u32 {
+            // SAFETY: null or, by the verifier's word, whole values.
+            match unsafe { (inspection.as_mut(), cursor.as_mut()) } {
+                (Some(inspection), Some(cursor)) => {
+                    leaves::$reader(&Carried::placed(skb, place), inspection, cursor)
+                }
+                _ => NOTHING,
+            }
+        }
+    )*};
+}
+
+/// Functions over what was kept of it.
+macro_rules! judges {
+    ($($leaf:ident $judge:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $leaf(inspection: *mut Inspection, sender: u32) -> u32 {
+            // SAFETY: null or, by the verifier's word, a whole value.
+            match unsafe { inspection.as_mut() } {
+                Some(inspection) => leaves::$judge(inspection, sender),
+                None => NOTHING,
+            }
+        }
+    )*};
+}
+
+readers! {
+    inspect_enter enter
+    inspect_step step
+    inspect_opening opening
+    inspect_skip skip
+    inspect_wrapping wrapping
+    inspect_lines lines
+    inspect_records records
+    inspect_ident ident
+    inspect_packets packets
+}
+
+judges! {
+    inspect_judge judge
+    inspect_answer answer
+    inspect_allow allow
+    inspect_ask ask
+}
+
+/// [`leaves::look`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_look(inspection: *mut Inspection, sender: u32, found: u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { inspection.as_mut() } {
+        Some(inspection) => leaves::look(inspection, sender, found),
+        None => NOTHING,
+    }
+}
+
+/// Functions that look for a family of protocols.
+macro_rules! families {
+    ($($leaf:ident $family:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $leaf(inspection: *mut Inspection) -> u32 {
+            // SAFETY: null or, by the verifier's word, a whole value.
+            match unsafe { inspection.as_mut() } {
+                Some(inspection) => leaves::$family(inspection),
+                None => 0,
+            }
+        }
+    )*};
+}
+
+families! {
+    inspect_dialogue_request dialogue_request
+    inspect_binary_request binary_request
+    inspect_late_binary_request late_binary_request
+    inspect_text_request text_request
+    inspect_likely_request likely_request
+    inspect_paired paired
+    inspect_dialogue_answer dialogue_answer
+    inspect_text_answer text_answer
+    inspect_binary_answer binary_answer
+    inspect_paired_answer paired_answer
+}
+
+macro_rules! calls {
+    (
+        readers $($method:ident $reader:ident)*;
+        judges $($over:ident $judge:ident)*;
+        families $($family:ident $looks:ident)*
+    ) => {
+        $(
+            #[inline(always)]
+            fn $method(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
+                $reader(self.skb, self.place(), inspection, cursor)
+            }
+        )*
+        $(
+            #[inline(always)]
+            fn $over(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+                $judge(inspection, sender)
+            }
+        )*
+        $(
+            #[inline(always)]
+            fn $family(&self, inspection: &mut Inspection) -> u32 {
+                $looks(inspection)
+            }
+        )*
+    };
+}
+
+impl Payload for Carried {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        if offset >= self.len {
+            return 0;
+        }
+        let read = Raw(self.skb).load(self.at.wrapping_add(offset), buffer);
+        // What stands behind the packet's own end is no payload.
+        let most = self.len - offset;
+        if read < most { read } else { most }
+    }
+
+    #[inline(always)]
+    fn look(&self, inspection: &mut Inspection, sender: u32, found: u32) -> u32 {
+        inspect_look(inspection, sender, found)
+    }
+
+    calls! {
+        readers
+        enter inspect_enter
+        step inspect_step
+        opening inspect_opening
+        skip inspect_skip
+        wrapping inspect_wrapping
+        lines inspect_lines
+        records inspect_records
+        ident inspect_ident
+        packets inspect_packets;
+        judges
+        judge inspect_judge
+        answer inspect_answer
+        allow inspect_allow
+        ask inspect_ask;
+        families
+        dialogue_request inspect_dialogue_request
+        binary_request inspect_binary_request
+        late_binary_request inspect_late_binary_request
+        text_request inspect_text_request
+        likely_request inspect_likely_request
+        paired inspect_paired
+        dialogue_answer inspect_dialogue_answer
+        text_answer inspect_text_answer
+        binary_answer inspect_binary_answer
+        paired_answer inspect_paired_answer
+    }
+}
