@@ -16,7 +16,6 @@ use crate::control::{Client, Reply, Request};
 const PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
