@@ -210,6 +210,22 @@ fn clear_text_in_an_encrypted_conversation_is_found() {
 }
 
 #[test]
+fn wireguards_messages_have_their_lengths() {
+    let (_, flow, _) = encrypted().remove(4);
+    for (kind, len) in [(1u8, 147), (2, 93), (3, 65), (4, 31), (4, 33), (4, 120), (5, 64), (0, 32)] {
+        let mut flow = flow[..2].to_vec();
+        flow.push((0, of(len, &[kind, 0, 0, 0])));
+        assert_eq!(play(&flow, Demand::REQUIRE).1[2], Ruling::Refuse(Reason::Unclassified), "{kind} {len}");
+    }
+}
+
+#[test]
+fn an_answer_of_coap_is_the_answer_to_its_request() {
+    let flow = vec![(0, b"\x41\x01\xc1\xe3\x01".to_vec()), (1, b"\x61\x45\xc1\xe4\x01\xff</a>".to_vec())];
+    assert_eq!(class(&play(&flow, Demand::OFF).0).0, Class::Unknown);
+}
+
+#[test]
 fn a_short_header_needs_a_handshake() {
     let flow = vec![(0, of(60, b"\x41\xff"))];
     assert_eq!(play(&flow, Demand::REQUIRE).1, [Ruling::Refuse(Reason::Unclassified)]);

@@ -34,6 +34,7 @@ fn a_lying_beginning_passes_no_more_than_is_still_true() {
         (b"\x16\x03\x01\x00\x05\x01", 4),
         (b"\x16\x03\x01\x00\x2c\x01\x01", 6),
         (b"\x16\x03\x01\x00\x2c\x01\x00\x00\x10", 8),
+        (b"\x16\x03\x01\x00\x14\x01\x00\x00\x10\x03\x03secret", 8),
         (b"SSH-GET / HTTP/1.1\r\n", 4),
         (b"SSH-1.5-x\r\n", 7),
     ] {
@@ -279,6 +280,22 @@ fn clear_text_behind_the_answer_to_starttls_is_stopped() {
             let _ = talk.say(sender, text);
             assert_eq!(talk.class(), (Class::Clear, app), "{name}");
         }
+    }
+}
+
+#[test]
+fn no_other_extended_operation_passes_for_starttls() {
+    let demand = Demand { accept: Accept::LDAP, ..Demand::REQUIRE };
+    for request in [
+        &b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20038"[..],
+        b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.9466.20037",
+        b"\x30\x84\0\0\0\x21\x02\x01\x01\x77\x84\0\0\0\x18\x80\x161.3.6.1.4.1.1466.20038",
+        b"\x30\x84\0\0\0\x21\x02\x01\x01\x77\x84\0\0\0\x18\x80\x169.3.6.1.4.1.1466.20037",
+    ] {
+        assert_eq!(Talk::new(demand).say(0, request), CLEAR, "{request:x?}");
+        let mut talk = Talk::new(demand);
+        let passed = request.iter().take_while(|byte| talk.say(0, &[**byte]) == Ruling::Pass).count();
+        assert!(passed < request.len());
     }
 }
 

@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod anything;
 mod datagrams;
 mod encrypted;
 mod evasions;
