@@ -1,0 +1,193 @@
+//! Clear text where a rule wants encryption: the packet hooks stop its first byte, on real connections.
+
+use std::time::Duration;
+
+use bulkhead_tests::harness::{
+    Agent, Cgroup, Counters, Dial, Errno, Kind, Pair, Peer, Serve, Socket, Topology, wait_until,
+};
+use bulkhead_tests::require_agent;
+
+/// Limit for what must come, however busy the machine is.
+const SOON: Duration = Duration::from_secs(20);
+/// How long nothing is waited for.
+const NOTHING: Duration = Duration::from_millis(300);
+
+/// A request and a greeting, in clear.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+const GREETING: &[u8] = b"220 mail.example ESMTP ready\r\n";
+
+#[test]
+fn no_byte_of_clear_text_arrives_where_encryption_is_required() {
+    require_agent!();
+    let lab = Lab::one_node();
+    let agent = lab.agent("require");
+    for (port, (client_speaks, said)) in (7100..).zip([(true, REQUEST), (false, GREETING)]) {
+        let before = agent.counters().unwrap();
+        let (near, far) = lab.connect(port);
+        let (speaker, from, listener, to) = if client_speaks {
+            (&lab.client, &near, &lab.server, &far)
+        } else {
+            (&lab.server, &far, &lab.client, &near)
+        };
+        speaker.send(from, said, None).unwrap();
+        see_reset(listener, to);
+        see_end(speaker, from);
+        counted(&agent, &before, "deny", "clear-text", 1);
+    }
+}
+
+#[test]
+fn one_byte_at_a_time_says_no_more_than_could_be_encrypted() {
+    require_agent!();
+    let lab = Lab::one_node();
+    let agent = lab.agent("require");
+    let before = agent.counters().unwrap();
+    let (near, far) = lab.connect(7200);
+    lab.client.send(&near, b"\x16", None).unwrap();
+    let (data, _) = lab.server.recv(&far, SOON).unwrap();
+    assert_eq!(data, b"\x16", "what may yet be TLS passes");
+    lab.client.send(&near, b"G", None).unwrap();
+    see_reset(&lab.server, &far);
+    see_end(&lab.client, &near);
+    counted(&agent, &before, "deny", "unclassified", 1);
+}
+
+#[test]
+fn the_receivers_node_alone_is_enough() {
+    require_agent!();
+    let lab = Lab::receiver_alone();
+    let agent = lab.agent("require");
+    let before = agent.counters().unwrap();
+    let (near, far) = lab.connect(7300);
+    lab.client.send(&near, REQUEST, None).unwrap();
+    see_reset(&lab.server, &far);
+    see_end(&lab.client, &near);
+    counted(&agent, &before, "deny", "clear-text", 1);
+}
+
+#[test]
+fn what_is_not_required_passes() {
+    require_agent!();
+    let lab = Lab::one_node();
+    let agent = lab.agent("off");
+    for (port, level) in (7400..).zip(["off", "report"]) {
+        agent.apply(&lab.policy(level)).unwrap();
+        let (near, far) = lab.connect(port);
+        talk(&lab, &near, &far);
+    }
+    // And in a node that only reports.
+    drop(agent);
+    let agent = Agent::prepare(&lab.root, &lab.policy("require")).mode("audit").start().unwrap();
+    let before = agent.counters().unwrap();
+    let (near, far) = lab.connect(7410);
+    talk(&lab, &near, &far);
+    counted(&agent, &before, "audit", "clear-text", 1);
+}
+
+#[test]
+fn a_live_clear_flow_ends_when_encryption_becomes_required() {
+    require_agent!();
+    let lab = Lab::one_node();
+    let agent = lab.agent("off");
+    let (near, far) = lab.connect(7500);
+    talk(&lab, &near, &far);
+    agent.apply(&lab.policy("require")).unwrap();
+    let _ = lab.client.send(&near, REQUEST, None);
+    see_reset(&lab.server, &far);
+    see_end(&lab.client, &near);
+}
+
+/// Clear text both ways.
+fn talk(lab: &Lab, near: &Socket, far: &Socket) {
+    lab.client.send(near, REQUEST, None).unwrap();
+    assert_eq!(lab.server.recv(far, SOON).unwrap().0, REQUEST);
+    lab.server.send(far, b"HTTP/1.1 200 OK\r\n\r\n", None).unwrap();
+    assert_eq!(lab.client.recv(near, SOON).unwrap().0, b"HTTP/1.1 200 OK\r\n\r\n");
+}
+
+/// The program reads nothing but a reset.
+fn see_reset(peer: &Peer, socket: &Socket) {
+    match peer.recv(socket, SOON) {
+        Ok((data, _)) => panic!("{} bytes arrived: {:?}", data.len(), String::from_utf8_lossy(&data)),
+        Err(error) => {
+            let errno = error.errno();
+            assert!(matches!(errno, Some(Errno::CONNRESET | Errno::CONNABORTED)), "{error}");
+        }
+    }
+}
+
+/// The program hears that its connection is gone.
+fn see_end(peer: &Peer, socket: &Socket) {
+    let ended = peer.ended(socket, SOON).unwrap();
+    let error = ended.error().expect("an orderly end");
+    assert!([Errno::CONNABORTED, Errno::CONNRESET, Errno::PIPE].contains(&error), "{error}");
+}
+
+fn counted(agent: &Agent, before: &Counters, verdict: &str, reason: &str, flows: u64) {
+    let pair = Pair::new("client", "server", verdict, reason);
+    let moved = || agent.counters().unwrap().since(before).get(&pair).flows;
+    wait_until(SOON, "the refusal is counted", || moved() >= flows).unwrap();
+    std::thread::sleep(NOTHING);
+    assert_eq!(moved(), flows, "counted once");
+}
+
+struct Lab {
+    client: Peer,
+    server: Peer,
+    _cgroups: Vec<Cgroup>,
+    _pair: Topology,
+    root: Cgroup,
+    _elsewhere: Option<Cgroup>,
+    zones: &'static str,
+}
+
+impl Lab {
+    /// Both ends on one node, in namespaces of their own.
+    fn one_node() -> Lab {
+        Lab::new(None, "[zone.client]\ncgroups = [\"client\"]\n[zone.server]\ncgroups = [\"server\"]\n")
+    }
+
+    /// No agent at the client's.
+    fn receiver_alone() -> Lab {
+        let elsewhere = Cgroup::new("elsewhere").unwrap();
+        Lab::new(
+            Some(elsewhere),
+            "[zone.client]\ncidrs = [\"10.77.0.1/32\"]\n[zone.server]\ncgroups = [\"server\"]\n",
+        )
+    }
+
+    fn new(elsewhere: Option<Cgroup>, zones: &'static str) -> Lab {
+        let pair = Topology::pair().unwrap();
+        let root = Cgroup::new("node").unwrap();
+        let client = elsewhere.as_ref().unwrap_or(&root).child("client").unwrap();
+        let server = root.child("server").unwrap();
+        Lab {
+            client: Peer::spawn(Some(pair.ns("a").unwrap()), Some(&client)).unwrap(),
+            server: Peer::spawn(Some(pair.ns("b").unwrap()), Some(&server)).unwrap(),
+            _cgroups: vec![client, server],
+            _pair: pair,
+            root,
+            _elsewhere: elsewhere,
+            zones,
+        }
+    }
+
+    fn policy(&self, level: &str) -> String {
+        format!(
+            "{}[[allow]]\nfrom = \"client\"\nto = \"server\"\nports = [\"tcp/7000-7999\"]\ntls = \"{level}\"\n",
+            self.zones
+        )
+    }
+
+    fn agent(&self, level: &str) -> Agent {
+        Agent::start(&self.root, &self.policy(level)).unwrap()
+    }
+
+    fn connect(&self, port: u16) -> (Socket, Socket) {
+        let at = format!("10.77.0.2:{port}").parse().unwrap();
+        let listener = self.server.listen(Kind::Tcp, at, Serve::Hold).unwrap();
+        let near = self.client.connect(&Dial::tcp(listener.local)).unwrap();
+        let far = self.server.accept(&listener, SOON).unwrap();
+        (near, far)
+    }
+}
