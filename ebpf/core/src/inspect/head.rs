@@ -179,6 +179,48 @@ impl Head {
         by(count(high) + count(low)).place
     }
 
+    /// Whether every byte is a digit.
+    #[inline(always)]
+    pub(super) const fn is_digits(self) -> bool {
+        (other_than_digits(self.high) & self.there_high) | (other_than_digits(self.low) & self.there_low) == 0
+    }
+
+    /// Whether only addresses and ports stand here, and the end of a line.
+    #[inline(always)]
+    pub(super) const fn is_of_addresses(self) -> bool {
+        let (high, low) = (other_than_addresses(self.high), other_than_addresses(self.low));
+        (high & self.there_high) | (low & self.there_low) == 0
+    }
+
+    /// Where an empty line ends, counted from 1, or 0; `before` are the bytes that stand before these.
+    #[inline(always)]
+    pub(super) fn blank_line(self, before: u32) -> u32 {
+        let feeds = (equal(self.high, b'\n') & self.there_high, equal(self.low, b'\n') & self.there_low);
+        let returns = (equal(self.high, b'\r') & self.there_high, equal(self.low, b'\r') & self.there_low);
+        let (feed, back) = (equal(before as u64, b'\n'), equal(before as u64, b'\r'));
+        // Of each byte, whether the one that many places before it is marked.
+        let earlier = |(high, low): (u64, u64), before: u64, places: u32| {
+            let bits = places * 8;
+            (high >> bits | before << (64 - bits), low >> bits | high << (64 - bits))
+        };
+        let (feed_1, return_1) = (earlier(feeds, feed, 1), earlier(returns, back, 1));
+        let (feed_2, return_3) = (earlier(feeds, feed, 2), earlier(returns, back, 3));
+        let high = onward(feeds.0 & (feed_1.0 | (return_1.0 & feed_2.0 & return_3.0)));
+        let low = onward(feeds.1 & (feed_1.1 | (return_1.1 & feed_2.1 & return_3.1)) | (high & 0x80) << 56);
+        by(count(high) + count(low)).place
+    }
+
+    /// The last four bytes, with `before` before them.
+    #[inline(always)]
+    pub(super) fn last(self, before: u32) -> u32 {
+        let have = self.have();
+        if have >= 4 {
+            return self.behind(have - 4).u32_at::<0>();
+        }
+        let all = (before as u64) << 32 | self.high >> 32;
+        ((all << (have * 8)) >> 32) as u32
+    }
+
     /// Whether every byte is printable ASCII, a tab or the end of a line.
     #[inline(always)]
     pub(super) const fn is_text(self) -> bool {
@@ -346,6 +388,29 @@ const fn equal(bytes: u64, wanted: u8) -> u64 {
     let differ = bytes ^ (ONES * wanted as u64);
     // A byte is zero when neither its lower bits nor its top bit are set; no carry crosses a byte.
     !(((differ & !TOPS) + !TOPS) | differ) & TOPS
+}
+
+/// The top bit of each byte that lies between two.
+#[inline(always)]
+const fn between(bytes: u64, first: u8, last: u8) -> u64 {
+    let below = bytes & !TOPS;
+    // Bytes of 7 bits that are at least so much reach the top bit when what is missing to it is added.
+    let (from, above) = (below + ONES * (0x80 - first as u64), below + ONES * (0x7f - last as u64));
+    from & !above & !bytes & TOPS
+}
+
+/// The top bit of each byte that is no digit.
+#[inline(always)]
+const fn other_than_digits(bytes: u64) -> u64 {
+    !between(bytes, b'0', b'9') & TOPS
+}
+
+/// The top bit of each byte that no line of addresses and ports holds.
+#[inline(always)]
+const fn other_than_addresses(bytes: u64) -> u64 {
+    let digits = between(bytes, b'0', b':') | between(bytes | ONES * 0x20, b'a', b'f');
+    let marks = equal(bytes, b'.') | equal(bytes, b' ') | equal(bytes, b'\r') | equal(bytes, b'\n');
+    !(digits | marks) & TOPS
 }
 
 /// The top bit of each byte that is neither printable ASCII nor a tab, CR or LF.

@@ -128,37 +128,13 @@ pub fn wrapping(payload: &impl Payload, inspection: &mut Inspection, cursor: &mu
 /// last bytes from one piece to the next.
 #[inline(always)]
 fn blank_line(seen: &mut [u8; 8], piece: Head) -> u32 {
-    let mut last = u64::from_be_bytes(*seen) as u32;
-    let mut rest = piece;
-    let mut end = 0;
-    for place in 1..=super::head::ROOM {
-        if rest.have() == 0 {
-            break;
-        }
-        last = (last << 8) | u32::from(rest.byte::<0>());
-        rest = rest.behind(1);
-        if last == 0x0d0a_0d0a || last & 0xffff == 0x0a0a {
-            end = place;
-            break;
-        }
-    }
-    *seen = u64::from(last).to_be_bytes();
-    end
+    let before = u64::from_be_bytes(*seen) as u32;
+    *seen = u64::from(piece.last(before)).to_be_bytes();
+    piece.blank_line(before)
 }
 
 /// Whether only addresses and ports stand here, and the end of the line.
 #[inline(always)]
 fn is_address(piece: Head) -> bool {
-    let mut rest = piece;
-    for _ in 0..super::head::ROOM {
-        if rest.have() == 0 {
-            break;
-        }
-        let byte = rest.byte::<0>();
-        if !matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F' | b'.' | b':' | b' ' | b'\r' | b'\n') {
-            return false;
-        }
-        rest = rest.behind(1);
-    }
-    true
+    piece.is_of_addresses()
 }

@@ -291,17 +291,7 @@ fn is_count(head: Head) -> bool {
 /// Whether all of a few bytes are digits.
 #[inline(always)]
 fn are_digits(head: Head) -> bool {
-    let mut rest = head;
-    for _ in 0..6 {
-        if rest.have() == 0 {
-            return true;
-        }
-        if !rest.byte::<0>().is_ascii_digit() {
-            return false;
-        }
-        rest = rest.behind(1);
-    }
-    false
+    head.have() <= 5 && head.is_digits()
 }
 
 /// Whether the first four bytes are hexadecimal digits.
