@@ -6,7 +6,9 @@ use bulkhead_abi::{FlowState, Verdict, Workload};
 use super::{
     Hook, Outcome, Slot, State, Telling, Whose,
     handed::{self, Handed},
+    owned::must_be_read,
 };
+use crate::judge::Decision;
 
 /// A segment to or from a listening socket: SYN, SYN-ACK, the last ACK of the handshake, early data.
 #[inline(always)]
@@ -28,6 +30,9 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
     }
     let own = hook.workload_at_hand();
     let decision = handed::decide(hook, state, &own, false, &opener, &handed);
+    if decision.verdict.passes() && !state.leaves() && must_wait(hook, state, &decision) {
+        return Outcome::Verdict(Verdict::Deny);
+    }
     let knocks = !state.leaves() && state.segment().is_some_and(|segment| segment.opens);
     let telling = Telling { opener: false, first: knocks || !decision.verdict.passes(), elsewhere: false };
     let _slot = hook.account(state, &decision, &own, telling);
@@ -35,4 +40,13 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
         hook.doom(state, cookie, netns, Whose::Theirs, decision.reason);
     }
     Outcome::Verdict(decision.verdict)
+}
+
+/// Whether a segment carries data that comes too early (TCP Fast Open, a deferred accept) where only what
+/// is encrypted may pass: nobody keeps what its bytes say before there is a socket to keep it. It is
+/// dropped without a word, and repeated once the connection is made.
+#[inline(always)]
+fn must_wait<H: Hook>(hook: &H, state: &State, decision: &Decision) -> bool {
+    let carries = hook.span().is_none_or(|span| span.len != 0);
+    carries && must_be_read(hook, state, decision, false)
 }

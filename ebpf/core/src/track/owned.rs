@@ -166,7 +166,7 @@ fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workl
 
 /// Whether the flow's rule lets only what is encrypted pass.
 #[inline(always)]
-fn must_be_read<H: Hook>(hook: &H, state: &State, decision: &Decision, opener: bool) -> bool {
+pub(super) fn must_be_read<H: Hook>(hook: &H, state: &State, decision: &Decision, opener: bool) -> bool {
     let port = if opener { state.remote().port } else { state.local().port };
     let question =
         Question { from: decision.from, to: decision.to, protocol: state.protocol, port, sides: Sides::Both };
