@@ -12,8 +12,11 @@ use crate::process;
 const OBJECT: &str = "bulkhead-ebpf";
 
 /// Compiler flags. v3 is the instruction set of kernels since 5.12: atomic operations that answer the
-/// old value, and 32-bit registers. The rest is for type information (BTF) in the object.
-const FLAGS: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+/// old value, and 32-bit registers. The next two are for type information (BTF) in the object. The last
+/// one keeps zeroing and comparing of memory in place: what the linker asks for otherwise makes LLVM call
+/// functions for that, which go byte by byte.
+const FLAGS: [&str; 4] =
+    ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order"];
 
 /// A compiler and its linker.
 pub(crate) struct KernelTools {
