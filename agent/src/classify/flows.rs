@@ -288,9 +288,6 @@ impl Stream {
     }
 
     fn handshake(&self) -> Option<Handshake> {
-        if self.midstream {
-            return None;
-        }
         let opener = self.opening(0).unwrap_or_default();
         let receiver = self.opening(1).unwrap_or_default();
         (!opener.is_empty()).then(|| Handshake::read(opener, receiver, Transport::Tcp))

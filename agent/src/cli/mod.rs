@@ -10,6 +10,7 @@ mod detach;
 mod explain;
 mod findings;
 mod flows;
+mod inventory;
 mod man;
 mod run;
 mod status;
@@ -61,6 +62,8 @@ enum Command {
     Flows(flows::Args),
     /// Show what somebody should look at: clear text, scans, edges never seen before
     Findings(findings::Args),
+    /// Show what is encrypted between whom, and how well
+    Inventory(inventory::Args),
     /// Take enforcement off
     Detach(detach::Args),
     /// Print shell completions
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Zones(args) => args.run(&selection),
         Command::Flows(args) => args.run(&selection),
         Command::Findings(args) => args.run(&selection),
+        Command::Inventory(args) => args.run(&selection),
         Command::Detach(args) => args.run(&selection),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),

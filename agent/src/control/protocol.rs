@@ -28,6 +28,8 @@ pub enum Request {
     Findings(FindingFilter),
     /// [`Reply::Finding`], as it is then.
     Acknowledge(Acknowledge),
+    /// [`Reply::Inventory`] for each line that passes the filter.
+    Inventory(InventoryFilter),
     /// [`Reply::Drift`].
     Verify,
     /// Stop the daemon and leave enforcement on; answered before it stops.
@@ -48,6 +50,8 @@ pub enum Reply {
     Explanation(Box<Explanation>),
     /// See [`FindingView`].
     Finding(Box<FindingView>),
+    /// See [`bulkhead_detect::inventory::Line`].
+    Inventory(Box<bulkhead_detect::inventory::Line>),
     /// See [`DriftView`].
     Drift(DriftView),
     /// The last line of an answer that is whole.
@@ -71,6 +75,16 @@ pub struct FlowFilter {
     pub verdict: Option<String>,
     /// Protocol and receiver's port, as `tcp/443`.
     pub port: Option<String>,
+}
+
+/// Which lines of the inventory are wanted; what is absent matches all.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InventoryFilter {
+    /// Zone of the opener.
+    pub from: Option<String>,
+    /// Zone of the receiver.
+    pub to: Option<String>,
 }
 
 /// A set of zones and who is in it, as the kernel holds it.

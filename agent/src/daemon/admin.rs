@@ -19,7 +19,8 @@ use super::RunError;
 use super::snapshot::Shared;
 use crate::config::Config;
 use crate::control::protocol::{
-    Acknowledge, DriftView, Explanation, FindingFilter, FindingView, FlowFilter, Question, Reply, Request,
+    Acknowledge, DriftView, Explanation, FindingFilter, FindingView, FlowFilter, InventoryFilter, Question,
+    Reply, Request,
 };
 use crate::control::server::Answers;
 use crate::datapath::{Features, MapUsage, ProgramStats, Reader};
@@ -27,6 +28,7 @@ use crate::explain::Case;
 use crate::findings::{Desk, Wanted};
 use crate::guard::{self, Guards};
 use crate::instance::Instance;
+use crate::inventory::Book;
 use crate::metrics::http::Pages;
 use crate::metrics::kernel::Rows;
 use crate::metrics::{Metrics, Source};
@@ -57,6 +59,7 @@ pub struct Admin {
     pub(super) tamper: Arc<Record>,
     pub(super) guards: Guards,
     pub(super) findings: Desk,
+    pub(super) book: Book,
     pub(super) commands: mpsc::Sender<Command>,
 }
 
@@ -112,6 +115,7 @@ impl Answers for Admin {
                 let finding = acknowledged.map_err(|error| error.to_string())?;
                 Ok(vec![Reply::Finding(Box::new(FindingView::from(&finding)))])
             }
+            Request::Inventory(filter) => self.inventory(&filter),
             Request::Verify => {
                 let (answer, answered) = oneshot::channel();
                 Ok(vec![Reply::Drift(self.command(Command::Verify(answer), answered)??)])
@@ -190,6 +194,14 @@ impl Admin {
         let FindingFilter { acknowledged, resolved, kind, zone } = filter;
         let list = self.findings.list(&Wanted { acknowledged, resolved, kind, zone });
         list.iter().map(|finding| Reply::Finding(Box::new(FindingView::from(finding)))).collect()
+    }
+
+    fn inventory(&self, filter: &InventoryFilter) -> Result<Vec<Reply>, String> {
+        let labels = Arc::clone(&self.shared.snapshot().labels);
+        let lines = self.book.lines(&self.reader, &labels, filter);
+        let lines =
+            lines.map_err(|error| format!("the kernel's counters of classes cannot be read: {error}"))?;
+        Ok(lines.into_iter().map(|line| Reply::Inventory(Box::new(line))).collect())
     }
 
     fn filtered_flows(&self, filter: &FlowFilter) -> Result<Vec<Reply>, String> {

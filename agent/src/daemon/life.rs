@@ -40,6 +40,8 @@ pub(super) struct Daemon {
     pub(super) _tamper: Watch,
     /// Before the lock: its file is the instance's.
     pub(super) _findings: findings::Watch,
+    /// Before the lock, likewise: it writes into the state directory.
+    pub(super) _openings: crate::inventory::Watch,
     // Before the lock: whoever has that next finds a guard that nobody moves any more.
     pub(super) _guard: Option<Running>,
     pub(super) _lock: Lock,

@@ -25,10 +25,12 @@ use crate::config::guard::Attach;
 use crate::config::{Config, GuardConfig, Mode};
 use crate::datapath::guard::Attachment;
 use crate::datapath::{self, Datapath, DatapathError, Options};
-use crate::findings::{self, Desk, FindingsCollector, Journal, Store};
+use crate::findings::{self, Desk, FindingsCollector, Journal};
 use crate::guard::Guards;
 use crate::instance::Instance;
+use crate::inventory::{self, Book, InventoryCollector};
 use crate::metrics::Metrics;
+use crate::store::Store;
 use crate::systemd::Notifier;
 use crate::tamper::{Record, Watch};
 use crate::watch::FolderWatch;
@@ -82,9 +84,13 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     });
     let source = KernelSource { reader: reader.clone(), shared: Arc::clone(&shared), guards: guards.clone() };
     let metrics = Metrics::new(Arc::new(source))?;
-    let (store, memory) = Store::open(&config.state_dir.join(&instance.name));
+    let (store, memory) = Store::open(&config.state_dir.join(&instance.name), "findings.json", "findings");
     let desk = Desk::new(&config.findings.settings, memory);
     metrics.register(FindingsCollector::new(desk.clone())?)?;
+    let (book_store, inventory) =
+        Store::open(&config.state_dir.join(&instance.name), "inventory.json", "inventory");
+    let book = Book::new(inventory);
+    metrics.register(InventoryCollector::new(book.clone(), reader.clone(), Arc::clone(&shared))?)?;
     let facts = facts(&cgroups);
     let mut compiler = Compiler::new(numbers);
     compiler.set_local_addresses(locals.map(|locals| locals.into_keys().collect()));
@@ -138,8 +144,9 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
 
     let events = reconciler.kernel().events()?;
     let (locals, learned) = mpsc::unbounded_channel();
-    let event_loop = EventLoop::start(events, sweeper, Arc::clone(&shared), desk.clone(), locals)
-        .map_err(io("start the event loop"))?;
+    let event_loop =
+        EventLoop::start(events, sweeper, Arc::clone(&shared), (desk.clone(), book.clone()), locals)
+            .map_err(io("start the event loop"))?;
     if let Some(image) = reconciler.image() {
         event_loop.committed(image);
     }
@@ -159,6 +166,15 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let journal = Journal::new(config.findings.log.clone());
     let watch_findings = findings::Watch::start(desk.clone(), sources, journal, store)
         .map_err(io("start the findings' watch"))?;
+    let sources = inventory::Sources {
+        reader: reader.clone(),
+        shared: Arc::clone(&shared),
+        findings: desk.clone(),
+        ends: event_loop.ends(),
+    };
+    let openings = reconciler.kernel().pieces()?;
+    let watch_openings = inventory::Watch::start(openings, book.clone(), sources, book_store)
+        .map_err(io("start to read handshakes"))?;
     let verify = (config.verify_seconds > 0).then(|| Duration::from_secs(u64::from(config.verify_seconds)));
     let (commands, requests) = mpsc::channel(16);
     let started = SystemTime::now();
@@ -173,6 +189,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         tamper,
         guards,
         findings: desk,
+        book,
         commands,
     };
     shared.reconciler.beat();
@@ -181,6 +198,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     Ok(Daemon {
         _tamper: watch_kernel,
         _findings: watch_findings,
+        _openings: watch_openings,
         _guard: guard,
         _lock: lock,
         reconciler,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bulkhead_abi::flow::Doomed;
 use bulkhead_abi::{Addr, Event, Reason};
 use bulkhead_policy::Image;
 
@@ -19,6 +20,8 @@ pub trait Sweeper: Send {
     fn adopt(&mut self, image: &Image);
     /// Something happened in the kernel.
     fn on_event(&mut self, event: &Event);
+    /// Ends sockets for what was found out behind the kernel: those of these cookies, in the form that fits.
+    fn end(&mut self, doomed: &[(u64, Doomed)]);
     /// Called every 50 ms.
     fn tick(&mut self);
     /// `image` is enforced from now on: live flows that it denies have lost their right.

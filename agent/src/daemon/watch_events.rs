@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bulkhead_abi::Addr;
+use bulkhead_abi::flow::Doomed;
 use bulkhead_policy::Image;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -17,6 +18,7 @@ use super::sweep::Sweeper;
 use crate::datapath::EventStream;
 use crate::events::EventLog;
 use crate::findings::Desk;
+use crate::inventory::Book;
 
 /// Events taken at once, so that the other work gets its turn.
 const BATCH: usize = 256;
@@ -27,6 +29,7 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct EventLoop {
     commits: mpsc::UnboundedSender<Arc<Image>>,
+    ends: mpsc::UnboundedSender<Vec<(u64, Doomed)>>,
     _thread: JoinHandle<()>,
 }
 
@@ -36,18 +39,26 @@ impl EventLoop {
         stream: EventStream,
         sweeper: Box<dyn Sweeper>,
         shared: Arc<Shared>,
-        findings: Desk,
+        (findings, inventory): (Desk, Book),
         locals: mpsc::UnboundedSender<BTreeMap<Addr, u64>>,
     ) -> io::Result<Self> {
         let (commits, committed) = mpsc::unbounded_channel();
+        let (ends, ended) = mpsc::unbounded_channel();
+        let told = Told { findings, inventory, committed, ended };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
-            if let Err(error) = runtime.block_on(run(stream, sweeper, shared, findings, committed, locals)) {
+            if let Err(error) = runtime.block_on(run(stream, sweeper, shared, told, locals)) {
                 // The watchdog sees the pulse stop, and the service manager restarts the agent.
                 tracing::error!(%error, "the event loop ended");
             }
         })?;
-        Ok(Self { commits, _thread: thread })
+        Ok(Self { commits, ends, _thread: thread })
+    }
+
+    /// Takes lists of sockets to be ended for what was found out behind the kernel; of each cookie as many
+    /// forms as there may be.
+    pub fn ends(&self) -> mpsc::UnboundedSender<Vec<(u64, Doomed)>> {
+        self.ends.clone()
     }
 
     /// Tells the loop that `image` is enforced.
@@ -57,12 +68,19 @@ impl EventLoop {
     }
 }
 
+/// Who tells the loop what, and who is told.
+struct Told {
+    findings: Desk,
+    inventory: Book,
+    committed: mpsc::UnboundedReceiver<Arc<Image>>,
+    ended: mpsc::UnboundedReceiver<Vec<(u64, Doomed)>>,
+}
+
 async fn run(
     stream: EventStream,
     mut sweeper: Box<dyn Sweeper>,
     shared: Arc<Shared>,
-    findings: Desk,
-    mut committed: mpsc::UnboundedReceiver<Arc<Image>>,
+    mut told: Told,
     locals: mpsc::UnboundedSender<BTreeMap<Addr, u64>>,
 ) -> io::Result<()> {
     let mut stream = crate::readiness::watch(stream)?;
@@ -73,10 +91,11 @@ async fn run(
         tokio::select! {
             // Commits first: an event of the new generation is then judged by its own image.
             biased;
-            image = committed.recv() => match image {
+            image = told.committed.recv() => match image {
                 Some(image) => sweeper.after_commit(&image),
                 None => return Ok(()),
             },
+            Some(doomed) = told.ended.recv() => sweeper.end(&doomed),
             _ = tick.tick() => {
                 sweeper.tick();
                 if let Some(addresses) = sweeper.locals() {
@@ -100,7 +119,8 @@ async fn run(
                     log.record(event, &snapshot, now);
                     sweeper.on_event(event);
                 }
-                findings.events(&events, &snapshot);
+                told.findings.events(&events, &snapshot);
+                told.inventory.events(&events, &snapshot);
                 tokio::task::yield_now().await;
             }
         }

@@ -8,7 +8,6 @@
 mod counters;
 mod journal;
 mod metrics;
-mod store;
 mod translate;
 mod watch;
 
@@ -24,7 +23,6 @@ use crate::daemon::snapshot::Snapshot;
 
 pub use journal::Journal;
 pub use metrics::FindingsCollector;
-pub use store::Store;
 pub use watch::{Sources, Watch};
 
 /// Where everything about findings meets. Cheap to clone.

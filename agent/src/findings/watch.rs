@@ -5,12 +5,13 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bulkhead_detect::findings::Observation;
+use bulkhead_detect::findings::{Memory, Observation};
 
 use super::counters::Seen;
-use super::{Desk, Journal, Store};
+use super::{Desk, Journal};
 use crate::daemon::snapshot::Shared;
 use crate::datapath::Reader;
+use crate::store::Store;
 use crate::tamper::Record;
 
 /// Time between two turns; how long a finding waits until it is told.
@@ -44,7 +45,7 @@ pub struct Watch {
 
 impl Watch {
     /// Starts to look and to tell.
-    pub fn start(desk: Desk, sources: Sources, journal: Journal, store: Store) -> io::Result<Self> {
+    pub fn start(desk: Desk, sources: Sources, journal: Journal, store: Store<Memory>) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let mut round = Round { desk, sources, journal, store, seen: Seen::default() };
         let watch = move || {
@@ -93,7 +94,7 @@ struct Round {
     desk: Desk,
     sources: Sources,
     journal: Journal,
-    store: Store,
+    store: Store<Memory>,
     seen: Seen,
 }
 

@@ -49,8 +49,17 @@ impl Ending {
         if listed.is_empty() {
             return;
         }
+        self.end_listed(namespaces, &listed);
+        let cookies: Vec<u64> = listed.iter().map(|(cookie, _)| *cookie).collect();
+        if let Err(error) = doomed.remove_all(&cookies) {
+            tracing::warn!(%error, "cannot clear the list of sockets to be ended");
+        }
+    }
+
+    /// Ends these.
+    pub(super) fn end_listed(&mut self, namespaces: &mut Namespaces, listed: &[(u64, Doomed)]) {
         let mut by_namespace: HashMap<u64, Vec<(Target, Reason)>> = HashMap::new();
-        for (cookie, entry) in &listed {
+        for (cookie, entry) in listed {
             let reason = Reason::from_code(entry.reason);
             by_namespace.entry(entry.netns).or_default().push((target(*cookie, entry), reason));
         }
@@ -62,10 +71,6 @@ impl Ending {
                     Err(error) => tracing::warn!(%error, "cannot end sockets in a network namespace"),
                 }
             }
-        }
-        let cookies: Vec<u64> = listed.iter().map(|(cookie, _)| *cookie).collect();
-        if let Err(error) = doomed.remove_all(&cookies) {
-            tracing::warn!(%error, "cannot clear the list of sockets to be ended");
         }
     }
 

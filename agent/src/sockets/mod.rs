@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bulkhead_abi::{Addr, Event, EventKind, Reason};
+use bulkhead_abi::{Addr, Event, EventKind, Reason, flow::Doomed};
 use bulkhead_policy::Image;
 
 pub use alarm::FlowTable;
@@ -166,6 +166,10 @@ impl Sweeper for SocketSweeper {
             }
             Some(EventKind::Verdict | EventKind::Classified) | None => {}
         }
+    }
+
+    fn end(&mut self, doomed: &[(u64, Doomed)]) {
+        self.ending.end_listed(&mut self.namespaces, doomed);
     }
 
     fn tick(&mut self) {

@@ -5,6 +5,7 @@
 #![allow(clippy::indexing_slicing, reason = "a test that reads past the end is to fail")]
 
 mod class;
+mod classify;
 mod hello;
 mod matrix;
 mod replay;

@@ -76,6 +76,8 @@ pub struct Opening {
     pub handshake: Handshake,
     /// How far it was read.
     pub stage: Stage,
+    /// What the two agreed on was told before, as [`Stage::Negotiated`].
+    pub again: bool,
 }
 
 /// Openings that are being gathered.
@@ -236,12 +238,13 @@ impl Flow {
     }
 
     fn tell(&mut self, handshake: Handshake, stage: Stage) -> Option<Opening> {
+        let again = self.told.is_some();
         self.told = Some(stage);
         if stage == Stage::Settled {
             // Late pieces find that there is nothing to do.
             self.directions = Default::default();
         }
-        Some(Opening { stream: self.stream, handshake, stage })
+        Some(Opening { stream: self.stream, handshake, stage, again })
     }
 
     fn read(&self) -> Handshake {
@@ -288,3 +291,7 @@ impl Direction {
         self.ranges = joined;
     }
 }
+
+#[cfg(test)]
+#[path = "reassembly_tests.rs"]
+mod tests;
