@@ -153,7 +153,7 @@ fn what_began_before_the_capture_is_not_guessed() -> Result<()> {
         vectors()?.into_iter().filter(|vector| vector.name == "tls-1.3" || vector.name == "ssh").collect();
     for vector in vectors {
         let later = Vector { segments: vector.segments[vector.segments.len() - 2..].to_vec(), ..vector };
-        let mut file = capture(&[later.clone()], LINKS[2]);
+        let mut file = capture(std::slice::from_ref(&later), LINKS[2]);
         // Without the SYN and its answer: two records of 16 + 40 bytes.
         file.drain(24..24 + 2 * 56);
         let (rows, ended) = read(&file);
