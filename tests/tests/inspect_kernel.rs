@@ -66,6 +66,30 @@ fn the_receivers_node_alone_is_enough() {
 }
 
 #[test]
+fn data_in_a_syn_is_no_way_around() {
+    require_agent!();
+    // Where the sender's node looks, and where only the receiver's does.
+    for lab in [Lab::one_node(), Lab::receiver_alone()] {
+        for name in ["a", "b"] {
+            // Both sides of Fast Open, without a cookie.
+            lab.pair.ns(name).unwrap().sysctl("ipv4/tcp_fastopen", "1543").unwrap();
+        }
+        let agent = lab.agent("require");
+        let before = agent.counters().unwrap();
+        let at = "10.77.0.2:7600".parse().unwrap();
+        let listener = lab.server.listen(Kind::Tcp, at, Serve::Sink).unwrap();
+        let near = lab.client.connect(&Dial::tcp(listener.local).fast_open(REQUEST));
+        if let Ok(near) = near {
+            see_end(&lab.client, &near);
+        }
+        let pair = Pair::new("client", "server", "deny", "clear-text");
+        let moved = || agent.counters().unwrap().since(&before).get(&pair).flows;
+        wait_until(SOON, "the refusal is counted", || moved() >= 1).unwrap();
+        assert_eq!(lab.server.served(&listener).unwrap().bytes, 0);
+    }
+}
+
+#[test]
 fn what_is_not_required_passes() {
     require_agent!();
     let lab = Lab::one_node();
@@ -135,7 +159,7 @@ struct Lab {
     client: Peer,
     server: Peer,
     _cgroups: Vec<Cgroup>,
-    _pair: Topology,
+    pair: Topology,
     root: Cgroup,
     _elsewhere: Option<Cgroup>,
     zones: &'static str,
@@ -165,7 +189,7 @@ impl Lab {
             client: Peer::spawn(Some(pair.ns("a").unwrap()), Some(&client)).unwrap(),
             server: Peer::spawn(Some(pair.ns("b").unwrap()), Some(&server)).unwrap(),
             _cgroups: vec![client, server],
-            _pair: pair,
+            pair,
             root,
             _elsewhere: elsewhere,
             zones,
