@@ -454,12 +454,7 @@ mod tests {
         for at in 0..16 {
             for len in 1..=16 - at {
                 for wrong in 0..len {
-                    let mut piece = ALL
-                        .get(at..at + len)
-                        .unwrap_or_default()
-                        .iter()
-                        .copied()
-                        .collect::<std::vec::Vec<_>>();
+                    let mut piece = ALL.get(at..at + len).unwrap_or_default().to_vec();
                     assert!(head(ALL).agrees(head(&piece), at as u32));
                     if let Some(byte) = piece.get_mut(wrong) {
                         *byte ^= 0x40;
@@ -494,6 +489,35 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_line_ends_where_it_ends() {
+        let lines: [(&[u8], bool); 5] =
+            [(b"\n\n", true), (b"\r\n\r\n", true), (b"\r\n", false), (b"\n\r\n", false), (b"\nx\n", false)];
+        for (line, ends) in lines {
+            for at in 0..=16 - line.len() {
+                let mut bytes = *ALL;
+                for (to, from) in bytes.iter_mut().skip(at).zip(line) {
+                    *to = *from;
+                }
+                let end = at + line.len();
+                let expected = if ends { end as u32 } else { 0 };
+                assert_eq!(head(&bytes).blank_line(0), expected, "{line:?} {at}");
+                // In two pieces.
+                for cut in 1..16 {
+                    let (front, back) = bytes.split_at(cut);
+                    let before = head(front).last(0);
+                    let found = [head(front).blank_line(0), head(back).blank_line(before)];
+                    let place =
+                        if end <= cut { [expected, 0] } else { [0, expected.saturating_sub(cut as u32)] };
+                    assert!(
+                        found == place || (end <= cut && found.first() == place.first()),
+                        "{line:?} {at} {cut}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn every_byte_is_found_and_judged() {
         for byte in 0..=255u8 {
             for at in 0..16 {
@@ -505,6 +529,9 @@ mod tests {
                 assert_eq!(head(&bytes).find(byte), first, "{byte} {at}");
                 let text = matches!(byte, b'\t' | b'\r' | b'\n' | 0x20..=0x7e);
                 assert_eq!(head(&bytes).is_text(), text, "{byte} {at}");
+                let address =
+                    matches!(byte, b'0'..=b':' | b'a'..=b'f' | b'A'..=b'F' | b'.' | b' ' | b'\r' | b'\n');
+                assert_eq!(head(&bytes).is_of_addresses(), address, "{byte} {at}");
                 assert!(head(ALL.get(..at).unwrap_or_default()).find(byte) <= at as u32);
             }
         }

@@ -85,8 +85,7 @@ pub(super) fn old_client_hello(head: Head) -> bool {
         && ciphers != 0
         && ciphers % 3 == 0
         && matches!(session, 0 | 16 | 32)
-        && challenge >= 16
-        && challenge <= 32
+        && matches!(challenge, 16..=32)
         && record == 9 + ciphers + session + challenge
 }
 

@@ -47,7 +47,7 @@ fn pieces() -> impl Strategy<Value = Vec<Piece>> {
 fn bytes(words: &[Vec<u8>], piece: &Piece) -> Vec<u8> {
     let word = piece.word.get(words);
     // Mostly from its beginning.
-    let from = if piece.len % 3 == 0 { piece.from.index(word.len()) } else { 0 };
+    let from = if piece.len.is_multiple_of(3) { piece.from.index(word.len()) } else { 0 };
     let to = word.len().min(from + piece.len.max(1));
     [&word[from..to], &piece.noise[..]].concat()
 }
