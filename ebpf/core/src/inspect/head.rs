@@ -408,7 +408,7 @@ const fn other_than_digits(bytes: u64) -> u64 {
 /// The top bit of each byte that no line of addresses and ports holds.
 #[inline(always)]
 const fn other_than_addresses(bytes: u64) -> u64 {
-    let digits = between(bytes, b'0', b':') | between(bytes | ONES * 0x20, b'a', b'f');
+    let digits = between(bytes, b'0', b':') | between(bytes | (ONES * 0x20), b'a', b'f');
     let marks = equal(bytes, b'.') | equal(bytes, b' ') | equal(bytes, b'\r') | equal(bytes, b'\n');
     !(digits | marks) & TOPS
 }
