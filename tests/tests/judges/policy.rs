@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bulkhead_abi::{Addr, Cell, Control, CounterKey, Event, Identity, Reason, Verdict};
+use bulkhead_abi::{Addr, Cell, Control, CounterKey, Event, Identity, Reason, Tls, Verdict};
 use bulkhead_core::host::Tables;
 use bulkhead_policy::model::Mode;
 use bulkhead_policy::oracle::{self, Party, SideDecision};
@@ -50,6 +50,13 @@ pub enum Asked {
 }
 
 impl Policy {
+    /// Whether it must be encrypted, which what the judges send is not.
+    pub fn requires(&self, flow: &Flow) -> bool {
+        let flow = &Flow { guarded: flow.guarded && self.guarded, ..flow.clone() };
+        let (from, to) = (self.party(&flow.from), self.party(&flow.to));
+        oracle::judge_parties(&self.model, &from, &to, flow).tls.level == Tls::Require
+    }
+
     /// What the oracle says, in the order of its own sentences: the worse side decides; of two that say
     /// the same, the receiver's where nothing stands behind the opener's.
     pub fn decide(&self, flow: &Flow, asked: Asked) -> Decision {
