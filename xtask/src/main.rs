@@ -10,6 +10,7 @@ mod clean;
 mod compiler;
 mod corpus;
 mod demo;
+mod fuzz;
 mod kernel_tools;
 mod linker;
 mod lint;
@@ -91,6 +92,15 @@ enum Command {
         #[arg(value_name = "NAME")]
         scenarios: Vec<String>,
     },
+    /// Throw mutated openings at everything that reads what strangers send
+    Fuzz {
+        /// For so many minutes
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Another seed, another run
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Check format, lints, licences, dependencies, and the rules for source files
     Lint {
         /// Also ask the advisory database, which must be fetched from the network
@@ -131,6 +141,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bench { args } => bench::run(&workspace, &args),
         Command::Soak { minutes } => soak::run(&workspace, minutes),
         Command::Corpus { scenarios } => corpus::run(&workspace, &scenarios),
+        Command::Fuzz { minutes, seed } => fuzz::run(&workspace, minutes, seed),
         Command::Lint { advisories } => lint::run(&workspace, advisories),
         Command::Clean => clean::run(&workspace),
     }
