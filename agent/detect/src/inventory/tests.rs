@@ -69,7 +69,9 @@ fn names_and_services_make_room_and_say_so() {
     }
     let view = inventory.services().next().unwrap();
     assert_eq!((view.server_names.names.len(), view.server_names.more), (NAMES, 100 - NAMES as u64));
-    assert!(view.server_names.names.contains(&("99.example".to_owned(), 1)), "the latest are kept");
+    for at in 100 - NAMES..100 {
+        assert!(view.server_names.names.contains(&(format!("{at}.example"), 1)), "the latest are kept");
+    }
     assert!(view.server_names.joined(", ").ends_with("and 76 more"));
     for port in 0..6000 {
         inventory.class(service(port), Class::Clear, App::Redis, 200 + u64::from(port));
