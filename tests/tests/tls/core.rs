@@ -98,12 +98,13 @@ fn an_evasion_is_called_clear_text() {
 fn read(conversation: &Conversation, cut: (Sender, usize), wanted: Demand) -> Read {
     let mut inspection = Inspection::default();
     demand(&mut inspection, wanted);
-    for sender in [0, 1] {
-        stream::begin(&mut inspection, sender, FIRST[usize::from(sender)]);
-    }
-    let mut passed = [0, 0];
+    let (mut begun, mut passed) = ([false; 2], [0, 0]);
     for (sender, segment) in conversation.segments(cut) {
         let number = sender as usize;
+        // As a hook does it: at the first that it sees of a direction.
+        if !std::mem::replace(&mut begun[number], true) {
+            stream::begin(&mut inspection, number as u8, FIRST[number]);
+        }
         let seq = FIRST[number].wrapping_add(passed[number] as u32);
         match stream::segment(&mut inspection, number as u8, seq, &segment) {
             Ruling::Pass => passed[number] += segment.len(),

@@ -17,13 +17,31 @@ use super::{
 
 /// Tells where a direction begins: `first` is the sequence number of its first payload byte, one more than
 /// that of its SYN. Without it the direction is taken to be seen from somewhere in its middle.
+///
+/// What the other direction said may have chosen this one's reader already (a server's greeting begins a
+/// dialogue of both), so that only a direction of which nothing was read has its beginning set.
 #[inline(always)]
 pub fn begin(inspection: &mut Inspection, sender: u8, first: u32) {
     let own = side_mut(inspection, sender.into());
-    if own.state == mode::UNSEEN || (own.state == mode::OPENING && own.next == own.start) {
+    if own.next != own.start || own.have != 0 {
+        return;
+    }
+    if own.state == mode::UNSEEN {
         own.state = mode::OPENING;
-        own.start = first;
-        own.next = first;
+    }
+    own.start = first;
+    own.next = first;
+}
+
+/// Tells that a direction is seen from its middle, `seq`, on: whatever its reader was to be, it does not know
+/// where in a message it stands.
+#[inline(always)]
+pub fn begin_within(inspection: &mut Inspection, sender: u8, seq: u32) {
+    inspection.flags |= Inspection::FLAG_MIDSTREAM;
+    if is_strict(inspection) && !inspection.accept.contains(Accept::UNKNOWN) {
+        side_mut(inspection, sender.into()).state = mode::UNSEEN;
+    } else if side(inspection, sender.into()).state != mode::UNSEEN {
+        begin(inspection, sender, seq);
     }
 }
 

@@ -252,7 +252,7 @@ fn read<H: Hook>(hook: &H, flow: &mut SocketFlow, direction: Direction, sender: 
         let start = if span.begins() { Some(span.seq) } else { hook.stream_start(direction) };
         match start {
             Some(start) => stream::begin(&mut flow.inspection, sender, start),
-            None => flow.inspection.flags |= Inspection::FLAG_MIDSTREAM,
+            None => stream::begin_within(&mut flow.inspection, sender, span.seq),
         }
     }
     if span.len == 0 {

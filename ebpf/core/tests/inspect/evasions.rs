@@ -232,6 +232,22 @@ fn what_is_met_in_its_middle_is_unknown() {
     assert_eq!(inspection.phase, Inspection::DONE);
 }
 
+/// The greeting has begun a dialogue of both, of which one end is met in the middle of its part.
+#[test]
+fn an_end_that_is_met_in_the_middle_of_a_dialogue_is_unknown() {
+    for (demand, ruling) in [(Demand::REQUIRE, UNCLASSIFIED), (REPORT, Ruling::Pass)] {
+        let mut inspection = Inspection::default();
+        inspect::demand(&mut inspection, Demand { accept: Accept::SMTP, ..demand });
+        stream::begin(&mut inspection, 1, 700);
+        let greeting: &[u8] = b"220 mail.example ESMTP\r\n";
+        assert_eq!(stream::segment(&mut inspection, 1, 700, &greeting), Ruling::Pass);
+        stream::begin_within(&mut inspection, 0, 5000);
+        let request: &[u8] = b"EHLO web\r\n";
+        assert_eq!(stream::segment(&mut inspection, 0, 5000, &request), ruling);
+        assert_ne!(inspection.flags & Inspection::FLAG_MIDSTREAM, 0);
+    }
+}
+
 #[test]
 fn nobody_goes_on_before_starttls_is_answered() {
     for (name, flow, app) in flows::upgraded() {

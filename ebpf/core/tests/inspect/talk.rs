@@ -13,6 +13,7 @@ const FIRST: [u32; 2] = [u32::MAX - 9, u32::MAX - 40];
 pub struct Talk {
     pub inspection: Inspection,
     next: [u32; 2],
+    begun: [bool; 2],
     /// What was delivered.
     pub passed: [Vec<u8>; 2],
     pub refused: Option<Reason>,
@@ -22,9 +23,7 @@ impl Talk {
     pub fn new(demand: Demand) -> Self {
         let mut inspection = Inspection::default();
         inspect::demand(&mut inspection, demand);
-        stream::begin(&mut inspection, 0, FIRST[0]);
-        stream::begin(&mut inspection, 1, FIRST[1]);
-        Self { inspection, next: FIRST, passed: [Vec::new(), Vec::new()], refused: None }
+        Self { inspection, next: FIRST, begun: [false; 2], passed: [Vec::new(), Vec::new()], refused: None }
     }
 
     /// The next bytes of a direction.
@@ -40,6 +39,10 @@ impl Talk {
 
     /// Bytes at a sequence number.
     pub fn say_at(&mut self, sender: u8, seq: u32, bytes: &[u8]) -> Ruling {
+        // A hook knows where a direction begins when it first speaks, and not before.
+        if !std::mem::replace(&mut self.begun[usize::from(sender)], true) {
+            stream::begin(&mut self.inspection, sender, FIRST[usize::from(sender)]);
+        }
         let ruling = stream::segment(&mut self.inspection, sender, seq, &bytes);
         if let Ruling::Refuse(reason) = ruling {
             self.refused.get_or_insert(reason);
