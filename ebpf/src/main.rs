@@ -13,6 +13,7 @@ mod keyed;
 mod leaf;
 mod maps;
 mod payload;
+mod pieces;
 mod skb;
 mod sock;
 mod sock_addr;

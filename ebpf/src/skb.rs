@@ -19,13 +19,13 @@ use bulkhead_core::{
     inspect::{Ruling, stream},
     judge::Decision,
     packet::{Bytes, Span, Words},
-    track::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Whose},
+    track::{Before, Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Told, Whose},
 };
 
 use crate::{
     keyed, leaf, maps,
     payload::Carried,
-    storage,
+    pieces, storage,
     tables::{self, kernel_tables},
 };
 
@@ -211,6 +211,24 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
+    fn on_begin(&self, flow: &SocketFlow, sender: u8) -> Before {
+        Before(pieces::leaf_begin(flow, sender.into()))
+    }
+
+    #[inline(always)]
+    fn on_tell(
+        &self,
+        flow: &SocketFlow,
+        sender: u8,
+        (at, len, seq): (u32, u32, u32),
+        before: Before,
+        ruling: u32,
+    ) -> bool {
+        let how = u64::from(seq) << 32 | u64::from(before.0) << 8 | u64::from(sender);
+        pieces::leaf_tell(self.ctx.skb.skb, flow, u64::from(len) << 32 | u64::from(at), how, ruling) != 0
+    }
+
+    #[inline(always)]
     fn on_found(&self, state: &State, finding: Finding) -> Verdict {
         code(leaf::leaf_found(self.ctx.skb.skb, state, finding.to_code()))
     }
@@ -326,6 +344,11 @@ impl Hook for Skb {
             0 => None,
             start => Some(start as u32),
         }
+    }
+
+    #[inline(always)]
+    fn piece(&self, flow: &SocketFlow, told: &Told) {
+        let _ = pieces::leaf_piece(self.ctx.skb.skb, flow, pieces::place(told), pieces::which(told));
     }
 
     #[inline(always)]

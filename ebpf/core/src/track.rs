@@ -17,6 +17,7 @@ mod icmp;
 mod inspected;
 mod listening;
 mod owned;
+mod pieces;
 pub(crate) mod prepared;
 mod tabled;
 mod telling;
@@ -36,6 +37,7 @@ use crate::{
 
 pub(crate) use self::{tabled::tcp_after, telling::again};
 pub use hook::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
+pub use pieces::{Before, Told};
 pub use tabled::{is_expired, lifetime};
 
 /// The parts of the work, each for itself. [`Hook`] has a method for each: the kernel makes them
@@ -43,8 +45,8 @@ pub use tabled::{is_expired, lifetime};
 pub mod parts {
     pub use super::{
         anomaly, datagram::again as datagram, icmp::icmp_error, inspected::found, inspected::inspect,
-        listening::listening, owned::owned, prepare, tabled::enter, tabled::tracked, tabled::untracked,
-        telling::account, telling::doomed,
+        listening::listening, owned::owned, pieces::tell, prepare, tabled::enter, tabled::tracked,
+        tabled::untracked, telling::account, telling::doomed,
     };
 }
 

@@ -18,7 +18,7 @@ use crate::{
     packet::{Bytes, Words},
     report::Report,
     tables,
-    track::{Hook, Ownership, Slot, Socket, State, Whose, parts},
+    track::{Hook, Ownership, Slot, Socket, State, Told, Whose, parts},
 };
 
 /// A packet, or a call, at a socket of a node.
@@ -193,6 +193,19 @@ impl Hook for At<'_> {
         true
     }
     fn unlock(&self, _owned: &Place<SocketFlow>) {}
+    fn piece(&self, flow: &SocketFlow, told: &Told) {
+        let mut bytes = std::vec![0; told.len as usize];
+        for (byte, at) in bytes.iter_mut().zip(told.at..) {
+            let mut one = [0];
+            let _read = self.load(at, &mut one);
+            [*byte] = one;
+        }
+        if told.len == 0 {
+            let kept = &flow.inspection.streams[usize::from(told.sender != 0)];
+            bytes.extend(kept.bytes.iter().take(kept.have.into()));
+        }
+        self.node.pieces.borrow_mut().push((told.sender as u8, told.offset, bytes));
+    }
     fn is_connected(&self) -> bool {
         matches!(self.sock.ownership, Ownership::Stream | Ownership::Datagrams)
     }

@@ -70,6 +70,7 @@ pub struct Node {
     openings: RefCell<BTreeMap<u32, Opening>>,
     denied: RefCell<HashMap<FlowKey, Denial>>,
     classes: RefCell<BTreeMap<ClassKey, ClassCount>>,
+    pieces: RefCell<Vec<(u8, u32, Vec<u8>)>>,
     slots: RefCell<Vec<(CounterKey, Counter)>>,
     events: RefCell<Vec<Event>>,
 }
@@ -96,6 +97,7 @@ impl Default for Node {
             openings: RefCell::default(),
             denied: RefCell::default(),
             classes: RefCell::default(),
+            pieces: RefCell::default(),
             slots: RefCell::default(),
             events: RefCell::default(),
         }
@@ -148,6 +150,11 @@ impl Node {
             }
         }
         moved
+    }
+
+    /// What was handed to user space since the last look: sender, offset, bytes.
+    pub fn taken_pieces(&self) -> Vec<(u8, u32, Vec<u8>)> {
+        self.pieces.take()
     }
 
     /// Flows by class.

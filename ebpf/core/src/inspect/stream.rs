@@ -102,12 +102,41 @@ pub fn segment(inspection: &mut Inspection, sender: u8, seq: u32, payload: &impl
 /// with this sequence number stands; `None` where no TLS opening was found in this direction.
 #[inline(always)]
 pub fn hello_offset(inspection: &Inspection, sender: u8, seq: u32) -> Option<u32> {
-    let own = side(inspection, sender.into());
-    if own.marks & (mark::CLIENT | mark::SERVER) == 0 || inspection.phase == Inspection::REFUSED {
+    let hello = hello(inspection, sender);
+    let offset = seq.wrapping_sub(hello.start);
+    if !hello.is_known() || inspection.phase == Inspection::REFUSED || offset >> 31 != 0 {
         return None;
     }
-    let offset = seq.wrapping_sub(own.start);
-    if offset >> 31 == 0 { Some(offset) } else { None }
+    Some(offset)
+}
+
+/// What is known of a direction's TLS opening.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Sequence number of its first byte.
+    pub start: u32,
+    marks: u32,
+}
+
+impl Hello {
+    /// Whether there is one.
+    #[inline(always)]
+    pub const fn is_known(self) -> bool {
+        self.marks != 0
+    }
+
+    /// Whether it is a ClientHello's.
+    #[inline(always)]
+    pub const fn is_client(self) -> bool {
+        self.marks & mark::CLIENT as u32 != 0
+    }
+}
+
+/// The TLS opening of the direction of `sender`.
+#[inline(always)]
+pub fn hello(inspection: &Inspection, sender: u8) -> Hello {
+    let own = side(inspection, sender.into());
+    Hello { start: own.start, marks: u32::from(own.marks & (mark::CLIENT | mark::SERVER)) }
 }
 
 /// Finds where in the segment the new bytes begin.

@@ -4,7 +4,12 @@ use bulkhead_abi::{
     Control, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, Verdict, Workload,
 };
 
-use super::{State, inspected::Carried, parts};
+use super::{
+    State,
+    inspected::Carried,
+    parts,
+    pieces::{Before, Told},
+};
 use crate::{
     inspect::{Ruling, stream},
     judge::Decision,
@@ -181,6 +186,8 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     fn lock(&self, owned: &Self::Owned) -> bool;
     /// Ends that.
     fn unlock(&self, owned: &Self::Owned);
+    /// Hands bytes of a TLS opening to the daemon, or counts their loss.
+    fn piece(&self, flow: &SocketFlow, told: &Told);
     /// Nothing that is read or written in memory moves from before this to behind it, or back.
     fn barrier(&self);
     /// Cgroup id of the socket at hand, 0 if unknown.
@@ -237,6 +244,23 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     #[inline(always)]
     fn on_segment(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
         stream::segment(inspection, sender, seq, &Carried { bytes: self, at, len })
+    }
+    /// [`Before::of`]: asked apart, so that what is read does not depend on it.
+    #[inline(always)]
+    fn on_begin(&self, flow: &SocketFlow, sender: u8) -> Before {
+        Before::of(&flow.inspection, sender)
+    }
+    /// [`parts::tell`].
+    #[inline(always)]
+    fn on_tell(
+        &self,
+        flow: &SocketFlow,
+        sender: u8,
+        part: (u32, u32, u32),
+        before: Before,
+        ruling: u32,
+    ) -> bool {
+        parts::tell(self, flow, sender, part, before, ruling)
     }
     /// [`parts::found`].
     #[inline(always)]

@@ -142,11 +142,13 @@ fn look<H: Hook>(
     if flow.settled != 0 {
         return Finding::Passes;
     }
+    let before = hook.on_begin(flow, sender);
     if ruling == Ruling::Pass && flow.inspection.phase <= Inspection::FOLLOWING {
         ruling = read(hook, flow, direction, sender, span);
     }
     let settled = inspect::is_settled(flow.inspection.phase);
-    flow.settled = u8::from(flow.inspection.phase == Inspection::DONE);
+    let more = hook.on_tell(flow, sender, (span.at, span.len, span.seq), before, ruling.code());
+    flow.settled = u8::from(flow.inspection.phase == Inspection::DONE && !more);
     let reason = match ruling {
         Ruling::Hold => return Finding::Held,
         Ruling::Pass if !settled => return Finding::Passes,
@@ -177,9 +179,7 @@ fn conclude<H: Hook>(
     let new = flow.told != told;
     (flow.told, flow.audited) = (told, audited);
     flow.inspection.flags |= Inspection::FLAG_TOLD;
-    // The other end counts what passes.
-    let elsewhere = opener && flow.flags & (SocketFlow::FLAG_LOCAL | SocketFlow::FLAG_DEFERRED) != 0;
-    if elsewhere && !refused {
+    if !counts(flow, opener) && !refused {
         return Finding::Passes;
     }
     let verdict = match (refused, reason) {
@@ -202,6 +202,12 @@ fn conclude<H: Hook>(
         _ if due => Finding::Known,
         _ => Finding::Passes,
     }
+}
+
+/// Whether this end counts what passes, and tells of it.
+#[inline(always)]
+pub(super) fn counts(flow: &SocketFlow, opener: bool) -> bool {
+    !opener || flow.flags & (SocketFlow::FLAG_LOCAL | SocketFlow::FLAG_DEFERRED) == 0
 }
 
 /// Asks what the flow's rule wants in this generation; what comes of it for a flow that is known already.

@@ -1,0 +1,152 @@
+//! The ring of opening bytes.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::__sk_buff,
+    helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes},
+    programs::SkBuffContext,
+};
+use bulkhead_abi::{SocketFlow, inspect::Piece, names::Loss};
+use bulkhead_core::{report::Report as _, track::{Before, Told, parts}};
+
+use crate::{
+    maps,
+    skb::{Skb, within},
+    tables,
+};
+
+/// Where in the packet, as a number: `len << 32 | at`.
+#[inline(always)]
+pub fn place(told: &Told) -> u64 {
+    u64::from(told.len) << 32 | u64::from(told.at)
+}
+
+/// Where in the stream, as a number: `sender << 32 | offset`.
+#[inline(always)]
+pub fn which(told: &Told) -> u64 {
+    u64::from(told.sender) << 32 | u64::from(told.offset)
+}
+
+/// Records that one segment makes at most: all that is told of a direction.
+const RECORDS: u32 = Piece::STREAM_BYTES / Piece::BYTES as u32;
+
+/// [`Before::of`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_begin(flow: *const SocketFlow, sender: u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole flow.
+    match unsafe { flow.as_ref() } {
+        Some(flow) => Before::of(&flow.inspection, (sender & 1) as u8).0,
+        None => 0,
+    }
+}
+
+/// [`parts::tell`] of the bytes at `place`, and of `seq << 32 | before << 8 | sender`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_tell(
+    skb: *mut __sk_buff,
+    flow: *const SocketFlow,
+    place: u64,
+    how: u64,
+    ruling: u32,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole flow.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
+    let part = (place as u32, (place >> 32) as u32, (how >> 32) as u32);
+    let before = Before((how >> 8) as u32 & 0xff);
+    u32::from(parts::tell(&Skb::new(SkBuffContext::new(skb)), flow, (how as u8) & 1, part, before, ruling))
+}
+
+/// Writes bytes of a packet of `flow`, or those that it has kept, into the ring; see [`place`] and
+/// [`which`]. Without room they are lost, and counted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_piece(skb: *mut __sk_buff, flow: *const SocketFlow, place: u64, which: u64) -> u32 {
+    if flow.is_null() {
+        return 0;
+    }
+    let (mut place, mut which) = (place, which);
+    for _ in 0..RECORDS {
+        let count = u64::from(leaf_record(skb, flow, place, which));
+        let left = (place >> 32).wrapping_sub(count);
+        if count == 0 || left == 0 || left >> 32 != 0 {
+            break;
+        }
+        place = left << 32 | (place.wrapping_add(count) & 0xffff_ffff);
+        which = which.wrapping_add(count);
+    }
+    0
+}
+
+/// One record of [`leaf_piece`]; how many bytes of the packet are in it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_record(skb: *mut __sk_buff, flow: *const SocketFlow, place: u64, which: u64) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole flow.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return 0 };
+    let (at, len, sender) = (place as u32, (place >> 32) as u32, (which >> 32) as u8);
+    let Some(mut entry) = maps::PIECES.reserve(0) else {
+        tables::lose(Loss::Pieces);
+        return 0;
+    };
+    // SAFETY: plain bytes: every pattern is valid, and what the daemon reads is written first.
+    let piece = unsafe { entry.assume_init_mut() };
+    head(piece, skb, flow, sender);
+    piece.offset = which as u32;
+    if len == 0 {
+        keep(piece, flow, sender);
+        entry.submit(0);
+        return 0;
+    }
+    let count = fill(piece, skb, at, len);
+    if count == 0 {
+        entry.discard(0);
+    } else {
+        entry.submit(0);
+    }
+    count
+}
+
+#[inline(always)]
+fn head(piece: &mut Piece, skb: *mut __sk_buff, flow: &SocketFlow, sender: u8) {
+    let hook = Skb::new(SkBuffContext::new(skb));
+    piece.time = tables::now();
+    // SAFETY: the context of this program.
+    piece.cookie = unsafe { bpf_get_socket_cookie(SkBuffContext::new(skb).as_ptr()) };
+    piece.netns = hook.netns();
+    let own = (flow.local_addr, flow.local_port);
+    let peer = (flow.peer_addr, flow.peer_port);
+    let opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
+    let (src, dst) = if opener { (own, peer) } else { (peer, own) };
+    (piece.src, piece.src_port) = src;
+    (piece.dst, piece.dst_port) = dst;
+    (piece.from, piece.to) = (flow.from, flow.to);
+    (piece.sender, piece.protocol) = (sender, flow.protocol);
+    (piece.app, piece.level, piece.floor) = (flow.inspection.app, flow.level, flow.inspection.floor);
+    piece._reserved = [0];
+}
+
+/// Copies from the packet; how many bytes.
+#[inline(always)]
+fn fill(piece: &mut Piece, skb: *mut __sk_buff, at: u32, left: u32) -> u32 {
+    let Some(count) = within::<{ Piece::BYTES }>(left) else { return 0 };
+    // SAFETY: writes `count` bytes, at most the piece's room.
+    let result = unsafe { bpf_skb_load_bytes(skb.cast(), at, piece.bytes.as_mut_ptr().cast(), count) };
+    if result != 0 {
+        return 0;
+    }
+    piece.len = count as u16;
+    count
+}
+
+/// Copies what was kept of the direction.
+#[inline(always)]
+fn keep(piece: &mut Piece, flow: &SocketFlow, sender: u8) {
+    let [opener, receiver] = &flow.inspection.streams;
+    let kept = if sender == 0 { opener } else { receiver };
+    if let Some((front, _)) = piece.bytes.split_first_chunk_mut() {
+        *front = kept.bytes;
+    }
+    piece.len = u16::from(kept.have);
+}
