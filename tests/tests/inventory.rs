@@ -1,0 +1,150 @@
+//! What a running agent reads of real handshakes: the inventory, its metrics, and floors that only the
+//! hello itself shows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+use std::time::Duration;
+
+use bulkhead::control::protocol::InventoryFilter;
+use bulkhead::control::{Reply, Request};
+use bulkhead_detect::inventory::{Line, ServiceView};
+use bulkhead_tests::harness::{Agent, Cgroup, Launch, Program, Said, Topology, wait_until};
+use bulkhead_tests::require_agent;
+
+/// Longer than anything takes on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+const POLICY: &str = r#"
+    [zone.web]
+    cidrs = ["10.65.1.0/24"]
+    [zone.api]
+    cidrs = ["10.65.2.0/24"]
+    [[allow]]
+    from = "web"
+    to = "api"
+    ports = ["tcp/8443"]
+    tls = "report"
+    [[allow]]
+    from = "web"
+    to = "api"
+    ports = ["tcp/9443"]
+    tls = { require = "1.3" }
+"#;
+
+/// A key, a certificate of two days, and a server that answers every request with a page.
+const SERVE: &str = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+                     -subj /CN=api.test -keyout key -out cert 2>/dev/null && touch ready && \
+                     exec openssl s_server -quiet -WWW -accept $0 -cert cert -key key -groups P-384:X25519";
+
+/// Dropped from the top: programs, then the agent, then what they live in.
+struct Lab {
+    _servers: Vec<Program>,
+    agent: Agent,
+    node: Cgroup,
+    net: Topology,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let net = Topology::flat(&[("web", &["10.65.1.1/24"]), ("api", &["10.65.2.2/24"])]).unwrap();
+        let node = Cgroup::new("node").unwrap();
+        let agent = Agent::prepare(&node, POLICY).with_metrics().start().unwrap();
+        let serve = |port: &str| {
+            let server = Launch::new(["sh", "-c", SERVE, port]);
+            let mut server = server.start(net.ns("api").unwrap(), node.path()).unwrap();
+            let ready = server.folder().join("ready");
+            server.wait_until(LONG, || ready.exists()).unwrap();
+            server
+        };
+        let servers = vec![serve("8443"), serve("9443")];
+        Lab { _servers: servers, agent, node, net }
+    }
+
+    /// Asks for a page until the server listens.
+    fn fetch(&self, port: u16, options: &[&str]) -> Said {
+        let target = format!("10.65.2.2:{port}");
+        let client =
+            Launch::new(["openssl", "s_client", "-connect", &target, "-servername", "api.test", "-brief"])
+                .and(options.iter().copied())
+                .input(b"GET /ready HTTP/1.0\r\n\r\n");
+        let mut said = None;
+        wait_until(LONG, "the server listens", || {
+            let answer = client.run(self.net.ns("web").unwrap(), self.node.path(), LONG).unwrap();
+            let refused = answer.errors.contains("Connection refused");
+            said = Some(answer);
+            !refused
+        })
+        .unwrap();
+        said.unwrap()
+    }
+
+    /// What the inventory says of a port, once it says what is wanted.
+    fn service(&self, port: u16, wanted: impl Fn(&ServiceView) -> bool) -> ServiceView {
+        let mut found = None;
+        let mut last = Vec::new();
+        let seen = wait_until(LONG, "the inventory knows of the service", || {
+            last = self.agent.ask(&Request::Inventory(InventoryFilter::default())).unwrap();
+            found = last.iter().find_map(|reply| match reply {
+                Reply::Inventory(line) => match &**line {
+                    Line::Service(service) if service.port == port && wanted(service) => {
+                        Some((**service).clone())
+                    }
+                    _ => None,
+                },
+                _ => None,
+            });
+            found.is_some()
+        });
+        seen.unwrap_or_else(|error| panic!("{error}: {last:#?}"));
+        found.unwrap()
+    }
+
+    fn metric(&self, begins: &str, contains: &str) -> f64 {
+        let page = self.agent.metrics().unwrap();
+        let mut lines = page.lines().filter(|line| line.starts_with(begins) && line.contains(contains));
+        lines.next().and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or(0.0)
+    }
+}
+
+#[test]
+fn handshakes_are_listed_by_what_was_agreed_on() {
+    require_agent!();
+    let lab = Lab::new();
+    let said = lab.fetch(8443, &["-tls1_3"]);
+    assert!(said.errors.contains("TLSv1.3"), "{}", said.errors);
+    let row = |service: &ServiceView, version: &str| {
+        service.handshakes.iter().find(|row| row.version.contains(version)).cloned()
+    };
+    let service = lab.service(8443, |service| row(service, "1.3").is_some());
+    let newest = row(&service, "1.3").unwrap();
+    assert_eq!((service.from.as_str(), service.to.as_str()), ("web", "api"));
+    assert_eq!((newest.cipher_strength.as_str(), newest.group_kind.as_str()), ("strong", "classic"));
+    assert_eq!(service.server_names.names, [("api.test".to_owned(), 1)]);
+    assert_eq!(service.ja4.names.len(), 1, "{:?}", service.ja4);
+    assert!(service.certificates.is_empty(), "TLS 1.3 shows none: {:?}", service.certificates);
+
+    let said = lab.fetch(8443, &["-tls1_2"]);
+    assert!(said.errors.contains("TLSv1.2"), "{}", said.errors);
+    let service =
+        lab.service(8443, |service| row(service, "1.2").is_some() && !service.certificates.is_empty());
+    assert_eq!(row(&service, "1.2").unwrap().flows, 1);
+    assert!(service.certificates[0].subject.contains("api.test"), "{:?}", service.certificates);
+    assert!(lab.metric("bulkhead_tls_flows_total", "1.3") >= 1.0);
+    assert!(lab.metric("bulkhead_tls_flows_total", "1.2") >= 1.0);
+    assert!(lab.metric("bulkhead_tls_certificate_expiry_seconds", "api") > 0.0);
+    assert_eq!(lab.metric("bulkhead_flow_classes_total", "class=\"tls\""), 2.0);
+}
+
+#[test]
+fn a_floor_that_only_the_hello_shows_ends_the_flow() {
+    require_agent!();
+    let lab = Lab::new();
+    let said = lab.fetch(9443, &["-tls1_3"]);
+    assert!(said.errors.contains("TLSv1.3"), "{}", said.errors);
+    assert_eq!(lab.metric("bulkhead_tls_below_floor_total", "web"), 0.0);
+
+    let _ended = lab.fetch(9443, &["-tls1_2"]);
+    wait_until(LONG, "the flow below the floor is counted", || {
+        lab.metric("bulkhead_tls_below_floor_total", "web") == 1.0
+    })
+    .unwrap();
+}
