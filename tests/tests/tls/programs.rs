@@ -92,8 +92,12 @@ fn class_of(
     let level = ["off", "report", "require"].into_iter().find(|word| *word == level)?;
     match accepted {
         true => Some((speaker.class.as_str(), speaker.app.as_str(), level, "allow")),
-        // A dialogue that is not accepted is stopped at its greeting, which several protocols begin with.
-        false if speaker.app == App::Smtp => Some(("starttls", "unknown", level, "deny")),
+        // Where the dialogue is accepted, it is the mail that is stopped. Where it is not, its greeting is,
+        // which several protocols begin with.
+        false if speaker.app == App::Smtp => {
+            let app = if tls.contains("starttls/smtp") { "smtp" } else { "unknown" };
+            Some(("starttls", app, level, "deny"))
+        }
         false if speaker.class == Class::Clear => Some(("clear", speaker.app.as_str(), level, "deny")),
         false => None,
     }
