@@ -110,12 +110,14 @@ impl Take<'_> {
             script.remove(0);
         }
         let opens = opener.begin_play(at(DB, port), early, script, LIMIT).wait()?;
-        if !opens.connected {
-            // Nobody comes any more.
+        let refused = self.fast_open && opens.errno == Some(Errno::CONNABORTED.raw_os_error());
+        let gone = !opens.connected || refused;
+        if gone {
+            // Nobody comes any more: what is refused with its SYN was never on its way.
             lab.db.close(&listener)?;
         }
         let outcome = Outcome { receiver: receives.wait()?, opener: opens };
-        if outcome.opener.connected {
+        if !gone {
             lab.db.close(&listener)?;
         }
         Ok(outcome)
@@ -155,12 +157,12 @@ impl Take<'_> {
                 ));
             }
         }
-        // Who has no connection cannot be told that it is over.
+        // Who has no connection cannot be told that it is over; who opens one must be told even so.
         let told = |played: &Played| match played.errno {
             Some(errno) => errno != Errno::TIMEDOUT.raw_os_error(),
             None => !played.connected,
         };
-        let untold = self.fate != Fate::Arrives && !(told(opener) && told(receiver));
+        let untold = self.fate != Fate::Arrives && !(told(opener) && (told(receiver) || !receiver.connected));
         untold.then(|| format!("it was not reset at both ends: {opener:?} and {receiver:?}"))
     }
 }
