@@ -11,14 +11,14 @@ use aya_ebpf::{
 };
 use bulkhead_abi::{
     Addr, Control, CounterKey, Direction, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
-    inspect::ClassKey,
+    inspect::{ClassKey, Datagrams},
 };
 use bulkhead_core::{
     endpoint,
     judge::{self, Decision, Question, Sides},
     packet::{self, Span},
     tables::Policy,
-    track::{Entry, Finding, State, Telling, Whose, parts},
+    track::{Entry, Finding, Known, State, Telling, Whose, parts},
 };
 
 use crate::{
@@ -214,6 +214,48 @@ pub extern "C" fn leaf_inspect(
 
 /// Of a `how`: what leaves.
 pub const LEAVES: u64 = 1 << 32;
+
+/// [`parts::content`]; a verdict's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_content(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |hook, state| parts::content(hook, state) as u32)
+}
+
+/// [`parts::examine`]; a finding's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_examine(
+    skb: *mut __sk_buff,
+    state: *const State,
+    known: *const Known,
+    read: *mut Datagrams,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    match unsafe { (state.as_ref(), known.as_ref(), read.as_mut()) } {
+        (Some(state), Some(known), Some(read)) => {
+            parts::examine(&Skb::new(SkBuffContext::new(skb)), state, known, read).to_code()
+        }
+        _ => Finding::Held.to_code(),
+    }
+}
+
+/// [`parts::told`] of a finding's code; a verdict's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_told(
+    skb: *mut __sk_buff,
+    state: *const State,
+    known: *const Known,
+    read: *const Datagrams,
+    finding: u32,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    let (Some(known), Some(read)) = (unsafe { (known.as_ref(), read.as_ref()) }) else {
+        return Verdict::Deny as u32;
+    };
+    with(skb, state, |hook, state| parts::told(hook, state, known, read, Finding::from_code(finding)) as u32)
+}
 
 /// [`parts::found`] of a finding's code; a verdict's code.
 #[unsafe(no_mangle)]

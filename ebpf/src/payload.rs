@@ -2,13 +2,13 @@
 //! verifier walks once (see [`crate::leaf`]).
 
 use aya_ebpf::bindings::__sk_buff;
-use bulkhead_abi::{Inspection, Reason};
+use bulkhead_abi::{Conversation, Inspection, Reason};
 use bulkhead_core::{
-    inspect::{Cursor, Payload, Ruling, leaves},
+    inspect::{Cursor, Payload, Ruling, datagram, datagram::Readers, leaves},
     packet::Bytes as _,
 };
 
-use crate::skb::Raw;
+use crate::skb::{Raw, opaque};
 
 /// `len` bytes of a packet, from the offset `at` on.
 pub struct Carried {
@@ -32,6 +32,37 @@ impl Carried {
     #[inline(always)]
     fn place(&self) -> u64 {
         u64::from(self.len) << 32 | u64::from(self.at)
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        if offset >= self.len {
+            return 0;
+        }
+        let read = Raw(self.skb).load(self.at.wrapping_add(offset), buffer);
+        // What stands behind the packet's own end is no payload.
+        let most = self.len - offset;
+        if read < most { read } else { most }
+    }
+}
+
+/// How much nearly every reader takes at once.
+const PIECE: usize = 16;
+
+/// Loads a piece, and says how much of it there is: as a call it leaves one state to the verifier, where
+/// each way in which a load can end would be one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_piece(
+    skb: *mut __sk_buff,
+    place: u64,
+    offset: u32,
+    buffer: *mut [u8; PIECE],
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { buffer.as_mut() } {
+        Some(buffer) => Carried::placed(skb, place).read(offset, buffer),
+        None => 0,
     }
 }
 
@@ -168,13 +199,12 @@ impl Payload for Carried {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
-        if offset >= self.len {
-            return 0;
+        if N == PIECE {
+            let read = inspect_piece(self.skb, self.place(), offset, buffer.as_mut_ptr().cast());
+            // The verifier does not know how much a function says, and the compiler does.
+            return (opaque(read.into()) & (2 * PIECE as u64 - 1)) as u32;
         }
-        let read = Raw(self.skb).load(self.at.wrapping_add(offset), buffer);
-        // What stands behind the packet's own end is no payload.
-        let most = self.len - offset;
-        if read < most { read } else { most }
+        self.read(offset, buffer)
     }
 
     #[inline(always)]
@@ -210,4 +240,81 @@ impl Payload for Carried {
         binary_answer inspect_binary_answer
         paired_answer inspect_paired_answer
     }
+}
+
+/// Reads a datagram; a ruling's code.
+#[inline(always)]
+pub fn read_datagram(carried: &Carried, conversation: &mut Conversation, sender: u8) -> u32 {
+    match inspect_encrypted(carried.skb, carried.place(), conversation, sender.into()) {
+        UNCLEAR => inspect_otherwise(carried.skb, carried.place(), conversation, sender.into()),
+        ruling => ruling,
+    }
+}
+
+/// No ruling: the next function reads on.
+const UNCLEAR: u32 = 2;
+
+/// [`datagram::otherwise`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_otherwise(
+    skb: *mut __sk_buff,
+    place: u64,
+    conversation: *mut Conversation,
+    sender: u32,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { conversation.as_mut() } {
+        Some(conversation) => {
+            datagram::otherwise(conversation, sender as u8, &Carried::placed(skb, place)).code()
+        }
+        None => NOTHING,
+    }
+}
+
+/// [`datagram::encrypted`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_encrypted(
+    skb: *mut __sk_buff,
+    place: u64,
+    conversation: *mut Conversation,
+    sender: u32,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { conversation.as_mut() } {
+        Some(conversation) => datagram::encrypted(conversation, sender as u8, &Carried::placed(skb, place))
+            .map_or(UNCLEAR, Ruling::code),
+        None => NOTHING,
+    }
+}
+
+/// Readers of a datagram.
+macro_rules! kinds {
+    ($($leaf:ident $kind:ident)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $leaf(skb: *mut __sk_buff, place: u64) -> u32 {
+                datagram::leaves::$kind(&Carried::placed(skb, place))
+            }
+        )*
+
+        impl Readers for Carried {
+            $(
+                #[inline(always)]
+                fn $kind(&self) -> u32 {
+                    $leaf(self.skb, self.place())
+                }
+            )*
+        }
+    };
+}
+
+kinds! {
+    inspect_numbers numbers
+    inspect_tunnels tunnels
+    inspect_attributes attributes
+    inspect_words words
+    inspect_metrics metrics
 }

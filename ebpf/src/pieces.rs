@@ -7,7 +7,10 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use bulkhead_abi::{SocketFlow, inspect::Piece, names::Loss};
-use bulkhead_core::{report::Report as _, track::{Before, Told, parts}};
+use bulkhead_core::{
+    report::Report as _,
+    track::{Before, Told, parts},
+};
 
 use crate::{
     maps,

@@ -12,19 +12,21 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use bulkhead_abi::{
-    Addr, Control, Direction, Event, EventKind, FlowKey, FlowState, Identity, Inspection, Protocol, Reason,
-    SocketFlow, Verdict, Workload, flow::Doomed, limits, names::Loss,
+    Addr, Control, Conversation, Direction, Event, EventKind, FlowKey, FlowState, Identity, Inspection,
+    Protocol, Reason, SocketFlow, Verdict, Workload, flow::Doomed, inspect::Datagrams, limits, names::Loss,
 };
 use bulkhead_core::{
     inspect::{Ruling, stream},
     judge::Decision,
     packet::{Bytes, Span, Words},
-    track::{Before, Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, State, Telling, Told, Whose},
+    track::{
+        Before, Entry, Finding, Hook, Known, Outcome, Ownership, Slot, Socket, State, Telling, Told, Whose,
+    },
 };
 
 use crate::{
     keyed, leaf, maps,
-    payload::Carried,
+    payload::{self, Carried},
     pieces, storage,
     tables::{self, kernel_tables},
 };
@@ -231,6 +233,31 @@ impl Hook for Skb {
     #[inline(always)]
     fn on_found(&self, state: &State, finding: Finding) -> Verdict {
         code(leaf::leaf_found(self.ctx.skb.skb, state, finding.to_code()))
+    }
+
+    #[inline(always)]
+    fn on_content(&self, state: &State) -> Verdict {
+        code(leaf::leaf_content(self.ctx.skb.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_examine(&self, state: &State, known: &Known, read: &mut Datagrams) -> Finding {
+        Finding::from_code(leaf::leaf_examine(self.ctx.skb.skb, state, known, read))
+    }
+
+    #[inline(always)]
+    fn on_payload(&self, (at, len): (u32, u32), conversation: &mut Conversation, sender: u8) -> Ruling {
+        // SAFETY: a field of the context. Not 0: several datagrams that are still one packet, of which
+        // the first is read.
+        let each = unsafe { (*self.ctx.skb.skb).gso_size };
+        let len = if each != 0 && each < len { each } else { len };
+        let carried = Carried::new(self.ctx.skb.skb, at, len);
+        Ruling::from_code(payload::read_datagram(&carried, conversation, sender))
+    }
+
+    #[inline(always)]
+    fn on_told(&self, state: &State, known: &Known, read: &Datagrams, finding: Finding) -> Verdict {
+        code(leaf::leaf_told(self.ctx.skb.skb, state, known, read, finding.to_code()))
     }
 
     #[inline(always)]

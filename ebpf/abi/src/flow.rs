@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Addr, Identity, Inspection, Protocol};
+use crate::{Addr, Identity, Inspection, Protocol, inspect::Datagrams};
 
 /// A workload as the kernel meets it: its cgroup, and the nearest ancestor that was in the workload
 /// table when it was met. The ancestor answers for a cgroup that the agent has not seen yet.
@@ -141,6 +141,9 @@ pub struct FlowState {
     pub tag: u32,
     /// Zero.
     pub _reserved2: u32,
+    /// What the datagrams say, of UDP. Where both ends are on this node and neither owns the flow, both
+    /// ends' hooks write here.
+    pub datagrams: Datagrams,
 }
 
 impl FlowState {
@@ -235,8 +238,10 @@ pub struct SocketFlow {
     pub lock: u32,
     /// Generation whose rules were asked how it is to be encrypted, 0 before.
     pub asked: u64,
-    /// What its first bytes say.
+    /// What its first bytes say, of TCP.
     pub inspection: Inspection,
+    /// What its datagrams say, of UDP.
+    pub datagrams: Datagrams,
 }
 
 impl SocketFlow {
@@ -412,8 +417,8 @@ const _: () = {
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FirstFragment>() == 64);
     assert!(size_of::<FlowKey>() == 48);
-    assert!(size_of::<FlowState>() == 104);
-    assert!(size_of::<SocketFlow>() == 200);
+    assert!(size_of::<FlowState>() == 128);
+    assert!(size_of::<SocketFlow>() == 224);
     assert!(size_of::<Denial>() == 48);
     assert!(size_of::<SocketOwner>() == 48);
     assert!(size_of::<ListenerKey>() == 32);

@@ -440,6 +440,28 @@ pub struct Conversation {
     pub memory: u8,
 }
 
+/// What a flow keeps of the datagrams that were read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Datagrams {
+    /// Generation whose rules were asked how the flow is to be encrypted, 0 before.
+    pub asked: u64,
+    /// What they say.
+    pub conversation: Conversation,
+    /// Not zero: they are not looked at, or not any more.
+    pub settled: u8,
+    /// [`Tls`] code of the level that the rule asks for. What `conversation` acts on is less where node or
+    /// zones only report.
+    pub level: u8,
+    /// [`Reason`](crate::Reason) code of why the flow would have been refused, where node or zones only
+    /// report; 0 where it would not.
+    pub audited: u8,
+    /// One more than the [`Class`] code that was counted and told last, 0 before.
+    pub told: u8,
+    /// Zero.
+    pub _reserved: [u8; 4],
+}
+
 /// Key of the counter of flows by class.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -524,6 +546,7 @@ const _: () = {
     assert!(size_of::<Stream>() == 44);
     assert!(size_of::<Inspection>() == 96);
     assert!(size_of::<Conversation>() == 8);
+    assert!(size_of::<Datagrams>() == 24);
     assert!(size_of::<ClassKey>() == 12);
     assert!(size_of::<ClassCount>() == 16);
     assert!(size_of::<Piece>() == 80 + Piece::BYTES);

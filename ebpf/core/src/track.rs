@@ -9,6 +9,7 @@
 //! generation that made it; a tuple grants nothing to another owner; when the table is full, flows
 //! that are in it live and new ones are denied.
 
+mod content;
 mod datagram;
 mod denied;
 mod handed;
@@ -36,6 +37,7 @@ use crate::{
 };
 
 pub(crate) use self::{tabled::tcp_after, telling::again};
+pub use content::Known;
 pub use hook::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
 pub use pieces::{Before, Told};
 pub use tabled::{is_expired, lifetime};
@@ -44,9 +46,10 @@ pub use tabled::{is_expired, lifetime};
 /// functions that the verifier walks once.
 pub mod parts {
     pub use super::{
-        anomaly, datagram::again as datagram, icmp::icmp_error, inspected::found, inspected::inspect,
-        listening::listening, owned::owned, pieces::tell, prepare, tabled::enter, tabled::tracked,
-        tabled::untracked, telling::account, telling::doomed,
+        anomaly, content::content, content::examine, content::told, datagram::again as datagram,
+        icmp::icmp_error, inspected::found, inspected::inspect, listening::listening, owned::owned,
+        pieces::tell, prepare, tabled::enter, tabled::tracked, tabled::untracked, telling::account,
+        telling::doomed,
     };
 }
 
@@ -113,7 +116,7 @@ fn judge_packet<H: Hook>(hook: &H, state: &State) -> Verdict {
     if outcome == Outcome::Untracked {
         outcome = hook.on_untracked(state);
     }
-    match outcome {
+    match content::after(hook, state, outcome) {
         Outcome::Verdict(verdict) => verdict,
         Outcome::Anomaly(reason) => hook.on_anomaly(state, reason),
         Outcome::Untracked => hook.on_anomaly(state, Reason::Inconsistent),

@@ -41,7 +41,9 @@ pub fn again<H: Hook>(
 
 #[inline(always)]
 fn holds<H: Hook>(hook: &H, flow: &SocketFlow, generation: u64, leaves: bool) -> bool {
+    // What is still read is read the long way.
     if flow.protocol != Protocol::UDP.0
+        || flow.datagrams.settled == 0
         || flow.generation != generation
         || !Verdict::from_code(flow.verdict).passes()
     {
@@ -58,7 +60,7 @@ fn holds<H: Hook>(hook: &H, flow: &SocketFlow, generation: u64, leaves: bool) ->
 /// Copies what the table holds of a flow that passes to the socket at hand.
 #[inline(always)]
 pub(super) fn remember<H: Hook>(hook: &H, state: &State, tabled: &FlowState, opener: bool, counter: u32) {
-    if state.protocol != Protocol::UDP || state.socket != Socket::Other {
+    if state.protocol != Protocol::UDP || state.socket != Socket::Other || tabled.datagrams.settled == 0 {
         return;
     }
     let Some(slot) = hook.own() else { return };
@@ -73,6 +75,7 @@ pub(super) fn remember<H: Hook>(hook: &H, state: &State, tabled: &FlowState, ope
         (flow.from, flow.to, flow.rule) = (tabled.from, tabled.to, tabled.rule);
         (flow.verdict, flow.reason) = (Verdict::Allow as u8, tabled.reason);
         flow.slot = counter;
+        flow.datagrams.settled = 1;
         flow.protocol = state.protocol.0;
         flow.flags = SocketFlow::FLAG_TABLED;
         if opener {

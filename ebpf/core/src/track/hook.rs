@@ -1,17 +1,18 @@
 //! What a packet hook gives, and what it may do apart.
 
 use bulkhead_abi::{
-    Control, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, Verdict, Workload,
+    Control, Conversation, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, Verdict, Workload,
+    inspect::Datagrams,
 };
 
 use super::{
-    State,
+    Known, State,
     inspected::Carried,
     parts,
     pieces::{Before, Told},
 };
 use crate::{
-    inspect::{Ruling, stream},
+    inspect::{Ruling, datagram, stream},
     judge::Decision,
     packet::Bytes,
     report::Report,
@@ -266,6 +267,26 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     #[inline(always)]
     fn on_found(&self, state: &State, finding: Finding) -> Verdict {
         parts::found(self, state, finding)
+    }
+    /// [`parts::content`].
+    #[inline(always)]
+    fn on_content(&self, state: &State) -> Verdict {
+        parts::content(self, state)
+    }
+    /// [`parts::examine`].
+    #[inline(always)]
+    fn on_examine(&self, state: &State, known: &Known, read: &mut Datagrams) -> Finding {
+        parts::examine(self, state, known, read)
+    }
+    /// [`datagram::datagram`] of the payload of `len` bytes at offset `at`.
+    #[inline(always)]
+    fn on_payload(&self, (at, len): (u32, u32), conversation: &mut Conversation, sender: u8) -> Ruling {
+        datagram::datagram(conversation, sender, &Carried { bytes: self, at, len })
+    }
+    /// [`parts::told`].
+    #[inline(always)]
+    fn on_told(&self, state: &State, known: &Known, read: &Datagrams, finding: Finding) -> Verdict {
+        parts::told(self, state, known, read, finding)
     }
     /// [`parts::icmp_error`].
     #[inline(always)]

@@ -14,7 +14,7 @@ use bulkhead_abi::{
 
 use super::{Finding, Hook, Outcome, Slot, Socket, State, Whose};
 use crate::{
-    inspect::{self, Payload, Ruling, stream},
+    inspect::{self, Payload, Ruling, datagram::Readers, stream},
     judge::{Decision, Question, Sides},
     packet::{Bytes, Span},
     report::{self, Content, Subject},
@@ -272,6 +272,8 @@ fn read<H: Hook>(hook: &H, flow: &mut SocketFlow, direction: Direction, sender: 
 fn is_strict(flow: &SocketFlow) -> bool {
     Tls::from_code(flow.inspection.level) >= Tls::Require
 }
+
+impl<B: Bytes> Readers for Carried<'_, B> {}
 
 /// What a packet carries.
 pub(super) struct Carried<'a, B> {

@@ -1,6 +1,8 @@
 //! Flows that a socket owns: TCP connections, and UDP that is connected.
 
-use bulkhead_abi::{Control, FlowState, Identity, Inspection, Reason, SocketFlow, Tls, Verdict, Workload};
+use bulkhead_abi::{
+    Control, FlowState, Identity, Inspection, Reason, SocketFlow, Tls, Verdict, Workload, inspect::Datagrams,
+};
 
 use super::{
     Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose,
@@ -80,7 +82,7 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
         return state.out(decision.verdict);
     }
     // Whose bytes cannot be looked at, for want of memory, must not carry any that matter.
-    if unkept && state.is_stream() && must_be_read(hook, state, &decision, role.opener) {
+    if unkept && must_be_read(hook, state, &decision, role.opener) {
         return Outcome::Verdict(Verdict::Deny);
     }
     // Leaves the opener's workload where the receiver's hook finds it.
@@ -199,8 +201,9 @@ fn write<H: Hook>(
         (flow.told, flow.audited, flow.lock) = (0, 0, 0);
         flow.asked = 0;
         flow.inspection = Inspection::default();
+        flow.datagrams = Datagrams::default();
     }
-    flow.settled = 0;
+    (flow.settled, flow.datagrams.settled) = (0, 0);
     flow.peer = *peer;
     (flow.peer_addr, flow.local_addr) = (*state.remote().addr, *state.local().addr);
     (flow.peer_port, flow.local_port) = (state.remote().port, state.local().port);

@@ -61,17 +61,27 @@ impl Readers for &[u8] {}
 /// Reads a datagram's payload, and rules on it. `sender` is 0 for the opener, 1 for the receiver.
 #[inline(always)]
 pub fn datagram(conversation: &mut Conversation, sender: u8, payload: &impl Readers) -> Ruling {
+    match encrypted(conversation, sender, payload) {
+        Some(ruling) => ruling,
+        None => otherwise(conversation, sender, payload),
+    }
+}
+
+/// The first half of [`datagram`]: whether it is of something encrypted. `None` leaves it to [`otherwise`];
+/// the kernel crate calls one after the other, so that not both need room at once.
+#[inline(always)]
+pub fn encrypted(conversation: &mut Conversation, sender: u8, payload: &impl Readers) -> Option<Ruling> {
     let len = payload.len();
     match conversation.phase {
-        _ if len == 0 => return Ruling::Pass,
-        Inspection::DONE => return Ruling::Pass,
-        Inspection::REFUSED => return Ruling::Refuse(Reason::from_code(conversation.memory)),
+        _ if len == 0 => return Some(Ruling::Pass),
+        Inspection::DONE => return Some(Ruling::Pass),
+        Inspection::REFUSED => return Some(Ruling::Refuse(Reason::from_code(conversation.memory))),
         _ => {}
     }
     let view = View::of(payload);
     let from = 1 << (sender & 1);
     if conversation.phase == Inspection::FOLLOWING {
-        return follow(conversation, from, &view, payload);
+        return Some(follow(conversation, from, &view, payload));
     }
     conversation.phase = Inspection::READING;
     let kept = conversation.memory;
@@ -84,11 +94,17 @@ pub fn datagram(conversation: &mut Conversation, sender: u8, payload: &impl Read
     for said in said {
         match said {
             Said::Nothing => {}
-            Said::Begins(memory) => return begins(conversation, memory),
-            Said::Is { class, memory, version } => return is(conversation, class, memory, version),
+            Said::Begins(memory) => return Some(begins(conversation, memory)),
+            Said::Is { class, memory, version } => return Some(is(conversation, class, memory, version)),
         }
     }
-    unclear(conversation, from, clear::look(payload))
+    None
+}
+
+/// The second half of [`datagram`]: which protocol it is of.
+#[inline(always)]
+pub fn otherwise(conversation: &mut Conversation, sender: u8, payload: &impl Readers) -> Ruling {
+    unclear(conversation, 1 << (sender & 1), clear::look(payload))
 }
 
 /// A datagram of which the first bytes were read.
@@ -189,6 +205,19 @@ pub fn accepted(conversation: &Conversation) -> Result<(), Reason> {
         Class::Unknown => Err(Reason::Unclassified),
         class if conversation.accept.intersects(wanted(class)) => Ok(()),
         _ => Err(Reason::WeakEncryption),
+    }
+}
+
+/// A packet of a protocol that says by itself which class all of it is of.
+#[inline(always)]
+pub fn wholly(conversation: &mut Conversation, class: Class) -> Ruling {
+    (conversation.class, conversation.phase) = (class as u8, Inspection::DONE);
+    if !is_strict(conversation) {
+        return Ruling::Pass;
+    }
+    match accepted(conversation) {
+        Ok(()) => Ruling::Pass,
+        Err(reason) => refuse(conversation, reason),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{View, piece};
 use crate::inspect::{
     Payload,
     clear::{is_ldap, is_syslog},
-    head::{Head, ROOM, begins, says},
+    head::{ROOM, begins, says},
 };
 
 /// How much of a datagram is looked at.
@@ -86,56 +86,103 @@ fn is_tftp(payload: &impl Payload) -> bool {
     false
 }
 
-const STATSD: u8 = 1;
-const GRAPHITE: u8 = 2;
-
-/// What a metric is written for: "name:1|c" or "name 1 1700000000"; 0 where this is none.
+/// What a metric is written for: "name:1|c" or "name 1 1700000000"; something else where this is none.
 #[inline(always)]
 fn metric(payload: &impl Payload) -> u8 {
-    // Where the reader is: in the name, in the value, behind it.
-    const NAME: u8 = 0;
-    const VALUE: u8 = 3;
-    const PLAIN: u8 = 4;
-    const TIME: u8 = 5;
-    let (mut state, mut count, mut dots) = (NAME, 0u32, 0u32);
-    let mut rest = Head::default();
-    for at in 0..LOOKED_AT {
-        if rest.have() == 0 {
-            rest = piece(payload, at);
+    let mut state = NAME;
+    for part in 0..LOOKED_AT / ROOM {
+        let mut rest = piece(payload, part * ROOM);
+        for _ in 0..ROOM {
+            // Behind the end there are zeros, which no metric has in it.
+            let kind = KINDS.get(usize::from(rest.byte::<0>())).copied().unwrap_or(OTHER);
+            let index = usize::from(state) << 4 | usize::from(kind);
+            state = NEXT.get(index & 511).copied().unwrap_or(NONE);
+            rest = rest.behind(1);
         }
-        if rest.have() == 0 {
-            return 0;
-        }
-        let byte = rest.byte::<0>();
-        rest = rest.behind(1);
-        count += 1;
-        state = match (state, byte) {
-            (NAME, b'.') => {
-                dots += 1;
-                NAME
-            }
-            (
-                NAME,
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'/' | b'#' | b'=' | b',' | b';',
-            ) => NAME,
-            (NAME, b':') if count > 1 => {
-                count = 0;
-                VALUE
-            }
-            (NAME, b' ') if dots != 0 => {
-                count = 0;
-                PLAIN
-            }
-            (VALUE | PLAIN, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e') => state,
-            (VALUE, b'|') if count > 1 => return STATSD,
-            (PLAIN, b' ') if count > 1 => {
-                count = 0;
-                TIME
-            }
-            (TIME, b'0'..=b'9') if count == 8 => return GRAPHITE,
-            (TIME, b'0'..=b'9') => TIME,
-            _ => return 0,
-        };
     }
-    0
+    state
 }
+
+// Where the reader of a metric is. Read from a table, not branched on: see `head`.
+/// It is none.
+const NONE: u8 = 0;
+/// It is one of StatsD.
+const STATSD: u8 = 1;
+/// It is one of Graphite.
+const GRAPHITE: u8 = 2;
+/// Before the name.
+const NAME: u8 = 3;
+/// In a name without a dot.
+const PLAIN: u8 = 4;
+/// In a name with one.
+const DOTTED: u8 = 5;
+/// Before a value of StatsD, and in it.
+const VALUE: u8 = 6;
+/// Before one of Graphite, and in it.
+const NUMBER: u8 = 8;
+/// Before the eight digits of a time that tell it, and behind so many of them.
+const TIME: u8 = 10;
+
+// What a byte is.
+const OTHER: u8 = 0;
+const DIGIT: u8 = 1;
+const DOT: u8 = 2;
+/// `-` and `e`, in names and in numbers.
+const BOTH: u8 = 3;
+/// Only in names.
+const LETTER: u8 = 4;
+/// Only in numbers.
+const PLUS: u8 = 5;
+const COLON: u8 = 6;
+const PIPE: u8 = 7;
+const SPACE: u8 = 8;
+
+static KINDS: [u8; 256] = {
+    let mut table = [OTHER; 256];
+    let (mut rest, mut byte) = (table.as_mut_slice(), 0u8);
+    while let [first, behind @ ..] = rest {
+        *first = match byte {
+            b'0'..=b'9' => DIGIT,
+            b'.' => DOT,
+            b'-' | b'e' => BOTH,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'/' | b'#' | b'=' | b',' | b';' => LETTER,
+            b'+' => PLUS,
+            b':' => COLON,
+            b'|' => PIPE,
+            b' ' => SPACE,
+            _ => OTHER,
+        };
+        byte = byte.wrapping_add(1);
+        rest = behind;
+    }
+    table
+};
+
+/// By state and kind: the next state.
+static NEXT: [u8; 512] = {
+    let mut table = [NONE; 512];
+    let (mut rest, mut index) = (table.as_mut_slice(), 0u16);
+    while let [first, behind @ ..] = rest {
+        let (state, kind) = ((index >> 4) as u8, (index & 15) as u8);
+        let in_name = matches!(kind, DIGIT | BOTH | LETTER);
+        let in_number = matches!(kind, DIGIT | DOT | BOTH | PLUS);
+        *first = match (state, kind) {
+            (STATSD | GRAPHITE, _) => state,
+            (NAME | PLAIN, _) if in_name => PLAIN,
+            (NAME | PLAIN | DOTTED, DOT) => DOTTED,
+            (DOTTED, _) if in_name => DOTTED,
+            (PLAIN | DOTTED, COLON) => VALUE,
+            (DOTTED, SPACE) => NUMBER,
+            (VALUE | 7, _) if in_number => 7,
+            (7, PIPE) => STATSD,
+            (NUMBER | 9, _) if in_number => 9,
+            (9, SPACE) => TIME,
+            (17, DIGIT) => GRAPHITE,
+            (TIME..=16, DIGIT) => state + 1,
+            _ => NONE,
+        };
+        index = index.wrapping_add(1);
+        rest = behind;
+    }
+    table
+};
