@@ -9,7 +9,7 @@
 //! datagram that fits nothing is refused by itself.
 
 use bulkhead_abi::{
-    Class, Control, FlowState, Identity, Inspection, Protocol, Reason, SocketFlow, Tls, Verdict,
+    Control, FlowState, Identity, Inspection, Protocol, Reason, SocketFlow, Tls, Verdict,
     inspect::{ClassKey, Datagrams},
 };
 
@@ -46,7 +46,7 @@ pub struct Known {
 #[inline(always)]
 pub(super) fn after<H: Hook>(hook: &H, state: &State, outcome: Outcome) -> Outcome {
     let passes = matches!(outcome, Outcome::Verdict(verdict) if verdict.passes());
-    if !passes || state.kind != Kind::Datagram || !(is_read(state.protocol) || is_ipsec(state.protocol)) {
+    if !passes || state.kind != Kind::Datagram || state.protocol != Protocol::UDP {
         return outcome;
     }
     match hook.on_content(state) {
@@ -123,11 +123,7 @@ pub fn examine<H: Hook>(hook: &H, state: &State, known: &Known, read: &mut Datag
     if ruling == Ruling::Pass {
         let leaves = u8::from(state.leaves());
         let sender = u8::from(known.opener != leaves);
-        ruling = if is_ipsec(state.protocol) {
-            datagram::wholly(&mut read.conversation, Class::Ipsec)
-        } else {
-            hook.on_payload(payload(hook, state), &mut read.conversation, sender)
-        };
+        ruling = hook.on_payload(payload(hook, state), &mut read.conversation, sender);
     }
     let strict = Tls::from_code(read.conversation.level) >= Tls::Require;
     let known_now = inspect::is_settled(read.conversation.phase);
@@ -275,15 +271,4 @@ fn payload<H: Bytes>(hook: &H, state: &State) -> (u32, u32) {
         _ => 0,
     };
     (at, if said == 0 || said > rest { rest } else { said })
-}
-
-#[inline(always)]
-fn is_read(protocol: Protocol) -> bool {
-    protocol == Protocol::UDP
-}
-
-/// ESP and AH: the protocol alone tells the class.
-#[inline(always)]
-fn is_ipsec(protocol: Protocol) -> bool {
-    inspect::class_of(protocol) == Class::Ipsec
 }

@@ -208,19 +208,6 @@ pub fn accepted(conversation: &Conversation) -> Result<(), Reason> {
     }
 }
 
-/// A packet of a protocol that says by itself which class all of it is of.
-#[inline(always)]
-pub fn wholly(conversation: &mut Conversation, class: Class) -> Ruling {
-    (conversation.class, conversation.phase) = (class as u8, Inspection::DONE);
-    if !is_strict(conversation) {
-        return Ruling::Pass;
-    }
-    match accepted(conversation) {
-        Ok(()) => Ruling::Pass,
-        Err(reason) => refuse(conversation, reason),
-    }
-}
-
 /// The rule of a live conversation has changed, see [`super::judge_again`].
 #[inline(always)]
 pub fn judge_again(conversation: &mut Conversation, new: bulkhead_abi::Demand) -> Ruling {
