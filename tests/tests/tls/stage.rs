@@ -13,10 +13,11 @@ use bulkhead_tests::harness::{Agent, Counters, Program, Said, wait_until};
 use crate::speakers::{Kit, PATIENCE, Speaker, every_word};
 use crate::takes::{Opener, Take};
 
-/// First of the ports where plain `require` holds.
-pub(crate) const PLAIN: u16 = 20_000;
+/// First of the ports where plain `require` holds. All are below those that the kernel gives to the servers'
+/// own connections (ip-sysctl, ip_local_port_range: from 32768 on).
+pub(crate) const PLAIN: u16 = 12_000;
 /// First of those where everything that is encrypted somehow is accepted.
-pub(crate) const LISTED: u16 = 40_000;
+pub(crate) const LISTED: u16 = 22_000;
 
 /// Machines with the servers on them.
 pub(crate) struct Stage {
@@ -72,7 +73,7 @@ pub(crate) fn policy(tls: &str) -> String {
 pub(crate) fn ranges() -> String {
     let listed = format!("{{ require = {} }}", every_word(false));
     let rules = [(PLAIN, r#""require""#), (LISTED, &listed)].map(|(first, tls)| {
-        let last = first + 19_999;
+        let last = first + 9_999;
         format!(
             "[[allow]]\nfrom = [\"web\", \"world\"]\nto = \"db\"\nports = [\"tcp/{first}-{last}\"]\ntls = {tls}\n"
         )
