@@ -201,7 +201,8 @@ impl Hook for At<'_> {
             [*byte] = one;
         }
         if told.len == 0 {
-            let kept = &flow.inspection.streams[usize::from(told.sender != 0)];
+            let [opener, receiver] = &flow.inspection.streams;
+            let kept = if told.sender == 0 { opener } else { receiver };
             bytes.extend(kept.bytes.iter().take(kept.have.into()));
         }
         self.node.pieces.borrow_mut().push((told.sender as u8, told.offset, bytes));
