@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use bulkhead_abi::{
     Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, Inspection, ListenerKey,
-    LocalAddress, PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
+    LocalAddress, PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
     flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
     inspect::{ClassCount, ClassKey, Piece},
     limits,
@@ -91,6 +91,12 @@ pub static PIECES: RingBuf<Piece, { limits::PIECES as usize }> = RingBuf::new();
 /// One that is pushed out costs a stream its beginning: then it is unknown.
 #[btf_map]
 pub static EARLY: LruHashMap<FlowKey, Inspection, { limits::EARLY as usize }> = LruHashMap::new();
+/// Inherited, so that what the proxy accepts has its listener's role.
+#[btf_map]
+pub static SOCKET_ROLES: Inherited<SocketRole> = Inherited::new();
+/// One that is pushed out costs a connection that the proxy has not accepted yet.
+#[btf_map]
+pub static TURNED: LruHashMap<TurnedKey, TurnedValue, { limits::TURNED as usize }> = LruHashMap::new();
 #[btf_map]
 pub static LOST: PerCpuArray<u64, { Loss::ALL.len() }> = PerCpuArray::new();
 #[btf_map]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bulkhead_abi::{
-    Addr, Cell, Control, Identity, IdentityState, PairKey, RuleKey,
+    Addr, Cell, Control, Identity, IdentityState, PairKey, RuleKey, Tls,
     tables::{FailsafeKey, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
 use bulkhead_policy::{Image, Prefix, image::Ruleset};
@@ -121,15 +121,11 @@ impl Mirror {
         let start = Instant::now();
         let generation = maps.generation()?;
         let plan = self.plan(image, generation);
-        // Set before the first virtual address can be met, cleared when none can be met any more.
-        let has_virtual = image.prefixes.values().any(|identity| *identity == Identity::VIRTUAL);
-        if has_virtual {
-            set_virtual(maps, true)?;
-        }
+        // Set before the first of what they tell of can be met, cleared when none can be met any more.
+        let has = features(image.prefixes.values(), cells(image));
+        set_features(maps, |flags| flags | has)?;
         if plan.is_empty() {
-            if !has_virtual {
-                set_virtual(maps, false)?;
-            }
+            set_features(maps, |flags| flags & !FEATURES | has)?;
             let total = start.elapsed();
             return Ok(Commit { generation, changed: false, written: 0, removed: 0, stage: total, total });
         }
@@ -142,9 +138,7 @@ impl Mirror {
         maps.control.store(CONTROL_GENERATION, generation + 1)?;
         let stage = start.elapsed();
         bulkhead_sys::rcu::grace_period()?;
-        if !has_virtual {
-            set_virtual(maps, false)?;
-        }
+        set_features(maps, |flags| flags & !FEATURES | has)?;
         let removed = plan.clean(maps, Outcome::Live)?;
         // A removed hash element is free for another key: nobody may still be reading it as the old one
         // when the next commit takes it.
@@ -197,10 +191,11 @@ impl Mirror {
         failsafe: &'a BTreeSet<FailsafeKey>,
         control: Control,
     ) -> Wanted<'a> {
-        let prefixes = image.map_or(&self.prefixes, |image| &image.prefixes);
-        let has_virtual = prefixes.values().any(|identity| *identity == Identity::VIRTUAL);
-        let flags = with_virtual(control.flags, has_virtual);
-        let control = Control { flags, ..control };
+        let has = match image {
+            Some(image) => features(image.prefixes.values(), cells(image)),
+            None => features(self.prefixes.values(), self.rulesets.values().flatten().map(|(_, cell)| cell)),
+        };
+        let control = Control { flags: control.flags & !FEATURES | has, ..control };
         match image {
             Some(image) => Wanted {
                 prefixes: &image.prefixes,
@@ -319,18 +314,31 @@ impl Rest {
     }
 }
 
-/// Tells the programs whether the policy has virtual addresses.
-fn set_virtual(maps: &Maps, there_are: bool) -> Result<(), DatapathError> {
+/// The flags that say what a policy has.
+const FEATURES: u64 = Control::FLAG_VIRTUAL | Control::FLAG_MUTUAL;
+
+/// Those of a policy with these prefixes and these answers.
+fn features<'a>(
+    mut prefixes: impl Iterator<Item = &'a Identity>,
+    mut cells: impl Iterator<Item = &'a Cell>,
+) -> u64 {
+    let flag = |there_are, flag| if there_are { flag } else { 0 };
+    flag(prefixes.any(|identity| *identity == Identity::VIRTUAL), Control::FLAG_VIRTUAL)
+        | flag(cells.any(|cell| cell.demand().level == Tls::Mutual), Control::FLAG_MUTUAL)
+}
+
+fn cells(image: &Image) -> impl Iterator<Item = &Cell> {
+    image.rulesets.values().flat_map(|ruleset| ruleset.entries()).map(|entry| &entry.cell)
+}
+
+/// Tells the programs what the policy has.
+fn set_features(maps: &Maps, change: impl FnOnce(u64) -> u64) -> Result<(), DatapathError> {
     let flags = maps.control.load(CONTROL_FLAGS)?;
-    let wanted = with_virtual(flags, there_are);
+    let wanted = change(flags);
     if wanted != flags {
         maps.control.store(CONTROL_FLAGS, wanted)?;
     }
     Ok(())
-}
-
-fn with_virtual(flags: u64, there_are: bool) -> u64 {
-    if there_are { flags | Control::FLAG_VIRTUAL } else { flags & !Control::FLAG_VIRTUAL }
 }
 
 fn settle<T: Copy + PartialEq>(versions: [T; 2], live: usize, repair: impl FnOnce([T; 2])) -> T {

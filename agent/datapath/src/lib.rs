@@ -15,18 +15,19 @@ mod locals;
 pub mod maps;
 mod programs;
 mod reader;
+mod sockets;
 pub mod table;
 mod trial;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bulkhead_abi::{Addr, Control, Counter, limits, names, tables::FailsafeKey};
+use bulkhead_abi::{Control, Counter, limits, names, tables::FailsafeKey};
 use bulkhead_policy::Image;
 
 pub use commit::Commit;
@@ -36,6 +37,7 @@ pub use features::Features;
 pub use maps::{MapUsage, Maps};
 pub use programs::embedded;
 pub use reader::{EndpointQuery, KernelAnswer, ProgramStats, Reader};
+pub use sockets::{Sockets, Surroundings};
 pub use trial::TrialFrame;
 
 use commit::Mirror;
@@ -276,32 +278,6 @@ impl Datapath {
         self.maps.failsafe.set_all(&new)?;
         self.failsafe = wanted;
         Ok(())
-    }
-}
-
-/// The tables about sockets, for whoever follows sockets: membership, which needs no generation.
-#[derive(Clone, Debug)]
-pub struct Sockets {
-    maps: Arc<Maps>,
-}
-
-impl Sockets {
-    /// Tells the kernel which namespaces are known, and which addresses are on this node, by the cookie
-    /// of the namespace that has them; how many entries were touched.
-    ///
-    /// `guarded` are the namespaces that have no way out but by an interface that the guard is on.
-    pub fn set_locals(
-        &self,
-        known: &BTreeSet<u64>,
-        guarded: &BTreeSet<u64>,
-        locals: &BTreeMap<Addr, u64>,
-    ) -> Result<usize, DatapathError> {
-        locals::set(&self.maps, known, guarded, locals)
-    }
-
-    /// The tables themselves.
-    pub fn maps(&self) -> &Maps {
-        &self.maps
     }
 }
 

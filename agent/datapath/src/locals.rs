@@ -1,17 +1,19 @@
-//! Which addresses are on this node, and in which namespace.
+//! Which addresses are on this node, in which namespace, and where the proxy listens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
 
 use bulkhead_abi::{Addr, LocalAddress, tables::Home};
 
-use crate::{DatapathError, Maps};
+use crate::{DatapathError, Maps, Surroundings};
 
 /// Makes the kernel's tables say just this: the namespaces that are known, and by the cookie of the
 /// namespace that has it each address; how many entries were touched. What is new is written first.
 pub(crate) fn set(
     maps: &Maps,
-    known: &BTreeSet<u64>,
-    guarded: &BTreeSet<u64>,
+    surroundings: &Surroundings,
     locals: &BTreeMap<Addr, u64>,
 ) -> Result<usize, DatapathError> {
     let held: BTreeMap<Addr, u64> =
@@ -24,22 +26,46 @@ pub(crate) fn set(
     let gone: Vec<Addr> = held.keys().filter(|addr| !locals.contains_key(addr)).copied().collect();
     maps.locals.set_all(&new)?;
     maps.locals.remove_all(&gone)?;
-    Ok(new.len() + gone.len() + set_homes(maps, known, guarded, locals)?)
+    Ok(new.len() + gone.len() + set_homes(maps, surroundings, locals)?)
+}
+
+/// Makes the kernel's table say that the proxy listens in these namespaces and no others; how many entries
+/// were touched.
+pub(crate) fn set_proxied(maps: &Maps, proxied: &BTreeSet<u64>) -> Result<usize, DatapathError> {
+    let _alone = maps.homes_lock.lock().unwrap_or_else(PoisonError::into_inner);
+    let held: BTreeMap<u64, Home> = maps.homes.entries()?.into_iter().collect();
+    let unheard = proxied.iter().filter(|netns| !held.contains_key(netns));
+    let changed: Vec<_> = held
+        .iter()
+        .map(|(&netns, &home)| (netns, home))
+        .chain(unheard.map(|&netns| (netns, Home::default())))
+        .map(|(netns, home)| {
+            let flag = if proxied.contains(&netns) { Home::FLAG_PROXIED } else { 0 };
+            (netns, Home { flags: home.flags & !Home::FLAG_PROXIED | flag, ..home })
+        })
+        .filter(|(netns, home)| held.get(netns) != Some(home))
+        .collect();
+    maps.homes.set_all(&changed)?;
+    Ok(changed.len())
 }
 
 fn set_homes(
     maps: &Maps,
-    known: &BTreeSet<u64>,
-    guarded: &BTreeSet<u64>,
+    surroundings: &Surroundings,
     locals: &BTreeMap<Addr, u64>,
 ) -> Result<usize, DatapathError> {
     // One without an address is known all the same: its sockets need not be told of again.
-    let mut homes: BTreeMap<u64, Home> = known.iter().map(|&netns| (netns, Home::default())).collect();
-    homes.extend(homes_of(locals));
-    for (netns, home) in &mut homes {
-        home.flags = if guarded.contains(netns) { Home::FLAG_GUARDED } else { 0 };
-    }
+    let mut homes: BTreeMap<u64, Home> =
+        surroundings.known.iter().map(|&netns| (netns, Home::default())).collect();
+    homes.extend(homes_of(locals, &surroundings.likely));
+    let _alone = maps.homes_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let held: BTreeMap<u64, Home> = maps.homes.entries()?.into_iter().collect();
+    for (netns, home) in &mut homes {
+        if surroundings.guarded.contains(netns) {
+            home.flags |= Home::FLAG_GUARDED;
+        }
+        home.flags |= held.get(netns).map_or(0, |held| held.flags & Home::FLAG_PROXIED);
+    }
     let new: Vec<_> = homes
         .iter()
         .filter(|(netns, home)| held.get(netns) != Some(home))
@@ -51,9 +77,9 @@ fn set_homes(
     Ok(new.len() + gone.len())
 }
 
-/// The one address per family that each namespace sends from; link-local and loopback ones are not
-/// chosen for others.
-fn homes_of(locals: &BTreeMap<Addr, u64>) -> BTreeMap<u64, Home> {
+/// The address per family that each namespace sends from: the only one, or of several the likely one;
+/// link-local and loopback ones are not chosen for others.
+fn homes_of(locals: &BTreeMap<Addr, u64>, likely: &BTreeSet<(u64, Addr)>) -> BTreeMap<u64, Home> {
     let mut found: BTreeMap<u64, (Vec<Addr>, Vec<Addr>)> = BTreeMap::new();
     for (&addr, &netns) in locals {
         let [first, second, ..] = addr.octets();
@@ -63,13 +89,21 @@ fn homes_of(locals: &BTreeMap<Addr, u64>) -> BTreeMap<u64, Home> {
         let (v4, v6) = found.entry(netns).or_default();
         if addr.is_v4() { v4.push(addr) } else { v6.push(addr) }
     }
-    let only = |addrs: Vec<Addr>| match addrs.as_slice() {
-        [addr] => *addr,
-        _ => Addr::ANY,
+    let choose = |netns, addrs: &[Addr], several| match addrs {
+        [] => (Addr::ANY, 0),
+        [addr] => (*addr, 0),
+        _ => match addrs.iter().find(|addr| likely.contains(&(netns, **addr))) {
+            Some(addr) => (*addr, several),
+            None => (Addr::ANY, 0),
+        },
     };
     found
         .into_iter()
-        .map(|(netns, (v4, v6))| (netns, Home { v4: only(v4), v6: only(v6), flags: 0 }))
+        .map(|(netns, (v4, v6))| {
+            let (v4, some) = choose(netns, &v4, Home::FLAG_SEVERAL_V4);
+            let (v6, more) = choose(netns, &v6, Home::FLAG_SEVERAL_V6);
+            (netns, Home { v4, v6, flags: some | more })
+        })
         .collect()
 }
 
@@ -78,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_home_is_the_only_global_address_of_its_family() {
+    fn a_home_is_the_only_global_address_of_its_family_or_the_likely_one() {
         let v6 = |last| Addr::from_octets([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
         let link_local = Addr::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         let one = Addr::v4([10, 0, 0, 1]);
@@ -90,8 +124,12 @@ mod tests {
             (v6(2), 8),
             (Addr::v4([10, 0, 0, 2]), 8),
         ];
-        let homes = homes_of(&locals.into_iter().collect());
+        let locals = locals.into_iter().collect();
+        let homes = homes_of(&locals, &BTreeSet::new());
         assert_eq!(homes.get(&7), Some(&Home { v4: one, v6: Addr::ANY, flags: 0 }));
-        assert_eq!(homes.get(&8), Some(&Home { v4: Addr::v4([10, 0, 0, 2]), v6: Addr::ANY, flags: 0 }));
+        let several = Home { v4: Addr::v4([10, 0, 0, 2]), v6: Addr::ANY, flags: 0 };
+        assert_eq!(homes.get(&8), Some(&several));
+        let homes = homes_of(&locals, &BTreeSet::from([(8, v6(2)), (7, v6(1))]));
+        assert_eq!(homes.get(&8), Some(&Home { v6: v6(2), flags: Home::FLAG_SEVERAL_V6, ..several }));
     }
 }

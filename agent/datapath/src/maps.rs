@@ -1,10 +1,14 @@
 //! All maps of one instance.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use bulkhead_abi::{
     Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, Inspection, ListenerKey, LocalAddress,
-    PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner,
+    PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
     flow::{Doomed, FirstFragment, FragmentKey, Listener},
     inspect::{ClassCount, ClassKey},
     names,
@@ -72,6 +76,13 @@ pub struct Maps {
     pub early: Table<FlowKey, Inspection>,
     /// The ring of opening bytes.
     pub pieces: OwnedFd,
+    /// What the proxy's sockets are for, and those that were turned to it; by descriptor.
+    pub socket_roles: Table<u32, SocketRole>,
+    /// Connections that were turned into the proxy.
+    pub turned: Table<TurnedKey, TurnedValue>,
+    /// Held by whoever changes [`Maps::homes`], which several do for different reasons.
+    pub(crate) homes_lock: Mutex<()>,
+    folder: PathBuf,
 }
 
 /// Word of the control block: the live generation.
@@ -112,7 +123,16 @@ impl Maps {
             classes: Table::open(maps, names::CLASSES)?,
             early: Table::open(maps, names::EARLY)?,
             pieces: bulkhead_sys::pin::open(&maps.join(names::PIECES))?,
+            socket_roles: Table::open(maps, names::SOCKET_ROLES)?,
+            turned: Table::open(maps, names::TURNED)?,
+            homes_lock: Mutex::new(()),
+            folder: maps.to_owned(),
         })
+    }
+
+    /// Where they are pinned.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The live generation.

@@ -81,7 +81,7 @@ impl Reader {
 
     /// Write access to the tables about sockets.
     pub fn sockets(&self) -> crate::Sockets {
-        crate::Sockets { maps: Arc::clone(&self.maps) }
+        crate::Sockets::new(Arc::clone(&self.maps))
     }
 
     /// The live generation.

@@ -26,7 +26,7 @@ use bulkhead_policy::Image;
 pub use alarm::FlowTable;
 
 use crate::daemon::sweep::Sweeper;
-use crate::datapath::{DatapathError, Reader};
+use crate::datapath::{DatapathError, Reader, Surroundings};
 use crate::guard::Guards;
 use ending::Ending;
 use namespaces::Namespaces;
@@ -91,8 +91,12 @@ impl SocketSweeper {
 
     fn publish(&mut self) {
         let namespaces = &self.namespaces;
-        let guarded = namespaces.guarded(&self.guards.doors());
-        let told = self.reader.sockets().set_locals(&namespaces.known(), &guarded, namespaces.addresses());
+        let surroundings = Surroundings {
+            known: namespaces.known(),
+            guarded: namespaces.guarded(&self.guards.doors()),
+            likely: namespaces.likely(),
+        };
+        let told = self.reader.sockets().set_locals(&surroundings, namespaces.addresses());
         self.guards.set_namespaces(namespaces.numbers());
         if let Err(error) = told {
             tracing::warn!(%error, "cannot tell the kernel the addresses of this node");

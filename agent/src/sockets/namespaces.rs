@@ -26,6 +26,8 @@ struct Look {
     addresses: HashSet<Addr>,
     /// Its interfaces that lead out: all that are up, loopback apart.
     exits: BTreeSet<u32>,
+    /// The addresses that its default routes are taken from.
+    sources: Vec<Addr>,
     /// The number that the agent's own namespace has for it.
     number: Option<i32>,
 }
@@ -83,6 +85,14 @@ impl Namespaces {
     /// Every namespace that is known, by its cookie.
     pub(super) fn known(&self) -> BTreeSet<u64> {
         self.known.keys().copied().collect()
+    }
+
+    /// The addresses that default routes are taken from, each with its namespace.
+    pub(super) fn likely(&self) -> BTreeSet<(u64, Addr)> {
+        let sources = |(&cookie, known): (&u64, &Known)| {
+            known.look.sources.iter().map(move |&addr| (cookie, addr)).collect::<Vec<_>>()
+        };
+        self.known.iter().flat_map(sources).collect()
     }
 
     /// The cookies of those that have a number.
@@ -215,6 +225,7 @@ fn look(ns: &NetNs, numbers: Option<&mut Numbers>) -> Option<(u64, Look)> {
     let look = Look {
         addresses: addresses.filter(|addr| trusted && !addr.is_loopback()).collect(),
         exits: exits.map(|interface| interface.index).collect(),
+        sources: survey.sources,
         number: numbers.and_then(|numbers| numbers.of(ns).ok().flatten()),
     };
     Some((survey.cookie, look))

@@ -35,6 +35,7 @@ pub mod tc;
 mod testing;
 #[cfg(any(test, feature = "testing"))]
 pub mod tun;
+pub mod turned;
 pub mod unix;
 
 pub use error::{Error, Result};

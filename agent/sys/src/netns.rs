@@ -7,6 +7,7 @@
 mod address;
 mod interface;
 mod number;
+mod route;
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -14,6 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use std::panic;
 use std::path::Path;
 use std::thread;
+
+use bulkhead_abi::Addr;
 
 use crate::netlink::Socket;
 use crate::{Error, Result};
@@ -137,6 +140,7 @@ impl NetNs {
             cookie: socket.netns_cookie()?,
             addresses: address::list(&mut socket)?,
             interfaces: interface::list(&mut socket)?,
+            sources: route::sources(&mut socket),
         })
     }
 
@@ -160,6 +164,8 @@ pub struct Survey {
     pub addresses: Vec<InterfaceAddress>,
     /// See [`NetNs::interfaces`].
     pub interfaces: Vec<Interface>,
+    /// The addresses that its default routes are taken from: at most one of each family.
+    pub sources: Vec<Addr>,
 }
 
 /// The namespace with this cookie, if a process is in it or `ip netns` has a name for it.

@@ -12,8 +12,19 @@ use crate::{Error, Result, bpf};
 
 /// Opens what is pinned at `path` (BPF_OBJ_GET, Linux 4.4). ENOENT if nothing is; EPERM without CAP_BPF.
 pub fn open(path: &Path) -> Result<OwnedFd> {
+    get(path, 0)
+}
+
+/// Opens the map that is pinned at `path` for reading only (BPF_F_RDONLY, Linux 4.15): whoever gets the
+/// descriptor changes nothing with it.
+pub fn open_to_read(path: &Path) -> Result<OwnedFd> {
+    const BPF_F_RDONLY: u32 = 1 << 3;
+    get(path, BPF_F_RDONLY)
+}
+
+fn get(path: &Path, flags: u32) -> Result<OwnedFd> {
     let name = c_path("bpf(BPF_OBJ_GET)", path)?;
-    let mut attributes = Attributes { path: name.as_ptr() as u64, fd: 0, flags: 0 };
+    let mut attributes = Attributes { path: name.as_ptr() as u64, fd: 0, flags };
     // SAFETY: the path is a C string that lives until the call is over, and the answer is a descriptor.
     unsafe { bpf::descriptor(bpf::OBJ_GET, "bpf(BPF_OBJ_GET)", &mut attributes) }
 }

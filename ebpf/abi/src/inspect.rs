@@ -65,6 +65,8 @@ words! {
     StartTls = 7, "starttls";
     /// Clear text.
     Clear = 8, "clear";
+    /// By way of the node's proxy, which gives it mutual TLS between the nodes.
+    Mutual = 9, "mutual";
 }
 
 words! {
@@ -317,11 +319,16 @@ pub struct Demand {
     pub level: Tls,
     /// What is accepted; [`Accept::NONE`] below `require`.
     pub accept: Accept,
-    /// The lowest TLS version, as the minor number on the wire (1 is TLS 1.0, 4 is TLS 1.3); 0 for any.
+    /// The lowest TLS version, as the minor number on the wire (1 is TLS 1.0, 4 is TLS 1.3); 0 for any. Under
+    /// [`Tls::Mutual`], [`Demand::ATTEST`] or 0.
     pub floor: u8,
 }
 
 impl Demand {
+    /// Bit of the floor under [`Tls::Mutual`]: where both ends are on one node, its kernel vouches for both,
+    /// and the flow needs no proxy.
+    pub const ATTEST: u8 = 1;
+
     /// Seen and counted, nothing more.
     pub const OFF: Self = Self { level: Tls::Off, accept: Accept::NONE, floor: 0 };
     /// What `tls = "require"` means.

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod inspect;
 pub mod limits;
 pub mod names;
+pub mod role;
 pub mod tables;
 pub mod verdict;
 
@@ -22,6 +23,7 @@ pub use addr::{Addr, Protocol};
 pub use event::{Event, EventKind};
 pub use flow::{FlowKey, FlowState, ListenerKey, SocketFlow, SocketOwner, Workload};
 pub use inspect::{Accept, App, Class, Conversation, Demand, Inspection};
+pub use role::{RoleKind, SocketRole, TurnedKey, TurnedValue};
 pub use tables::{
     Cell, Control, Counter, CounterKey, Identity, IdentityState, LocalAddress, PairKey, RuleKey, SlotOwner,
 };

@@ -10,7 +10,7 @@ macro_rules! names {
 
 /// Version of the maps' layout: raised whenever a key, a value, a capacity or a map changes, so that
 /// programs never meet tables of another shape.
-pub const LAYOUT: &str = "3";
+pub const LAYOUT: &str = "4";
 
 names! {
     /// [`Control`](crate::Control), one entry, memory-mapped.
@@ -74,6 +74,10 @@ names! {
     /// [`FlowKey`](crate::FlowKey) → [`Inspection`](crate::Inspection) of a connection that carried data
     /// before it was accepted.
     EARLY = "EARLY";
+    /// Socket → [`SocketRole`](crate::SocketRole).
+    SOCKET_ROLES = "SOCKET_ROLES";
+    /// [`TurnedKey`](crate::TurnedKey) → [`TurnedValue`](crate::TurnedValue).
+    TURNED = "TURNED";
     /// Losses, per CPU: see [`Loss`].
     LOST = "LOST";
 }

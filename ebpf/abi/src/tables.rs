@@ -301,14 +301,14 @@ pub struct LocalAddress {
     pub netns: u64,
 }
 
-/// The addresses that a namespace's sockets send from, where there is exactly one per family, so that a
-/// connecting socket's address is known before the route is.
+/// The addresses that a namespace's sockets send from, so that a connecting socket's address is known before
+/// the route is. Where there are several of a family, it is only likely.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Home {
-    /// The one IPv4 address, or `::` if there is none or more than one.
+    /// The one IPv4 address, or of several the likely one ([`Home::FLAG_SEVERAL_V4`]), or `::`.
     pub v4: Addr,
-    /// The one global IPv6 address, or `::` if there is none or more than one.
+    /// The same of global IPv6 addresses.
     pub v6: Addr,
     /// See the `FLAG_` constants.
     pub flags: u64,
@@ -317,6 +317,12 @@ pub struct Home {
 impl Home {
     /// Every way out of the namespace passes the guard, so a verdict may be left to it.
     pub const FLAG_GUARDED: u64 = 1;
+    /// The proxy listens in the namespace, so that connections may be turned to it.
+    pub const FLAG_PROXIED: u64 = 2;
+    /// The namespace has several IPv4 addresses: `v4` is the one that its default route is taken from.
+    pub const FLAG_SEVERAL_V4: u64 = 4;
+    /// The same of IPv6.
+    pub const FLAG_SEVERAL_V6: u64 = 8;
 }
 
 /// An interface that the guard sits on.
@@ -357,6 +363,9 @@ impl Control {
     pub const FLAG_ADOPTING: u64 = 2;
     /// The policy has virtual addresses. Set before the first one is live, cleared after the last.
     pub const FLAG_VIRTUAL: u64 = 4;
+    /// The policy has rules that want mutual TLS by the proxy. Set before the first one is live, cleared
+    /// after the last.
+    pub const FLAG_MUTUAL: u64 = 8;
 }
 
 /// Key of a failsafe port.

@@ -106,6 +106,8 @@ reasons! {
     Failsafe = 4, "failsafe";
     /// The receiver is a virtual address: the guard judges who really receives.
     Virtual = 5, "virtual";
+    /// By way of the node's proxy, which gives it mutual TLS.
+    Proxied = 6, "proxied";
     /// A `[[deny]]` rule.
     DenyRule = 16, "deny-rule";
     /// A zone isolates the direction, and no rule allowed it.
@@ -139,6 +141,11 @@ reasons! {
     WeakEncryption = 30, "weak-encryption";
     /// The tables disagree with themselves: a defect, so it denies and must be reported.
     Inconsistent = 31, "inconsistent";
+    /// The rule's `tls` wants it to go by way of the proxy, and none listens where it begins.
+    NoProxy = 32, "no-proxy";
+    /// The rule's `tls` wants it to go by way of the proxy, and it did not; or a socket of the proxy's did
+    /// what it is not for.
+    OutsideProxy = 33, "outside-proxy";
 }
 
 /// How a rule wants its flows encrypted, from lax to strict.

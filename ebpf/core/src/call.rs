@@ -5,7 +5,9 @@
 //! ignorance lets nothing through. UDP's `sendto` needs no hook: the packet layer's denial is the
 //! call's EPERM.
 
-use bulkhead_abi::{Addr, Identity, Protocol, Side, SocketFlow, SocketOwner, Verdict, Workload};
+use bulkhead_abi::{
+    Addr, Identity, Protocol, Side, SocketFlow, SocketOwner, Verdict, Workload, tables::Home,
+};
 
 use crate::{
     endpoint,
@@ -125,7 +127,14 @@ fn source<T: Tables>(policy: &Policy<'_, T>, netns: u64, connect: &Connect) -> O
         _ => {}
     }
     let home = policy.tables.home(netns)?;
-    let addr = if target.is_v4() { home.v4 } else { home.v6 };
+    let (addr, several) = if target.is_v4() {
+        (home.v4, home.flags & Home::FLAG_SEVERAL_V4)
+    } else {
+        (home.v6, home.flags & Home::FLAG_SEVERAL_V6)
+    };
+    if several != 0 {
+        return None;
+    }
     let [first, second, ..] = target.octets();
     // Link-local and multicast destinations choose their source by interface.
     let by_interface = !target.is_v4() && (first == 0xff || (first == 0xfe && second & 0xc0 == 0x80));

@@ -406,6 +406,8 @@ pub(crate) fn accepted(inspection: &Inspection) -> Result<(), Reason> {
         Class::Dtls => (Accept::DTLS, Reason::WeakEncryption),
         Class::WireGuard => (Accept::WIREGUARD, Reason::WeakEncryption),
         Class::Ipsec => (Accept::IPSEC, Reason::WeakEncryption),
+        // Told by how a flow goes, never by its bytes.
+        Class::Mutual => (Accept::NONE, Reason::Inconsistent),
     };
     if inspection.accept.intersects(wanted) { Ok(()) } else { Err(reason) }
 }

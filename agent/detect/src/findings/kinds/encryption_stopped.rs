@@ -80,7 +80,13 @@ impl Machine for EncryptionStopped {
     fn observe(&mut self, at: Time, seen: &Observation, ledger: &mut Ledger) {
         let Observation::Classified { flow, class, app, .. } = seen else { return };
         let clear = match class {
-            Class::Tls | Class::Ssh | Class::Quic | Class::Dtls | Class::WireGuard | Class::Ipsec => false,
+            Class::Tls
+            | Class::Ssh
+            | Class::Quic
+            | Class::Dtls
+            | Class::WireGuard
+            | Class::Ipsec
+            | Class::Mutual => false,
             Class::Clear => true,
             // Neither says anything.
             Class::Unknown | Class::StartTls => return,
