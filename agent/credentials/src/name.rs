@@ -102,6 +102,7 @@ impl fmt::Display for SpiffeId {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
