@@ -13,6 +13,8 @@ use crate::prefix::Prefix;
 use crate::reader::{Reader, Text};
 use crate::source::Source;
 
+mod mutual;
+mod names;
 mod prefixes;
 mod rule;
 mod syntax;

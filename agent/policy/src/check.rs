@@ -10,6 +10,7 @@ use crate::source::Source;
 use crate::suggest::closest;
 
 mod levels;
+mod names;
 mod virtuals;
 
 /// How many zones a hint lists.
@@ -25,6 +26,7 @@ pub(crate) fn check(files: &[Arc<FileAst>]) -> (Model, Vec<Diagnostic>) {
         unknown_zones(files, &zones, &mut diagnostics);
     }
     levels::check(files, &mut diagnostics);
+    names::check(files, &zones, &mut diagnostics);
     virtuals::check(files, &mut diagnostics);
     let rules = files.iter().flat_map(|file| &file.rules).map(|rule| Arc::clone(&rule.rule)).collect();
     let zones = zones.values().map(|(_, zone)| Arc::clone(&zone.zone)).collect();

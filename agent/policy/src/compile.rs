@@ -17,6 +17,7 @@ use crate::numbers::{Exhausted, Numbers};
 
 mod cgroups;
 mod members;
+mod named;
 mod pairs;
 mod parties;
 mod prefixes;

@@ -8,7 +8,7 @@ use bulkhead_abi::{Identity, Verdict};
 use serde::Serialize;
 
 use crate::image::Image;
-use crate::model::{DemandView, Endpoint, Facts, Flow, Location, Model, PortMatch};
+use crate::model::{DemandView, Endpoint, Facts, Flow, Location, MaxAge, Model, PortMatch};
 use crate::oracle::{self, Decision, SideDecision};
 use crate::prefix::to_ip;
 
@@ -36,6 +36,9 @@ pub struct Explanation {
     pub ingress: SideExplanation,
     /// How it is to be encrypted.
     pub tls: DemandView,
+    /// For how long it may outlive its certificates, if a rule says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<MaxAge>,
     /// What the oracle says, which must be the same as `egress`, `ingress` and `tls`.
     pub oracle: Decision,
     /// Whether it is. If not, that is a defect of Bulkhead and must be reported.
@@ -105,6 +108,7 @@ pub fn explain(model: &Model, facts: &Facts, image: &Image, flow: &Flow) -> Expl
         egress: side(image, cell.egress()),
         ingress: side(image, cell.ingress()),
         tls: decision.tls.into(),
+        max_age: decision.max_age,
         oracle: decision,
         agrees,
     }
@@ -168,6 +172,9 @@ impl fmt::Display for Explanation {
         }
         if !self.tls.is_off() {
             writeln!(f, "  tls     {}", self.tls)?;
+        }
+        if let Some(age) = self.max_age {
+            writeln!(f, "  max_age {age}")?;
         }
         if !self.agrees {
             let (egress, ingress) = (&self.oracle.egress, &self.oracle.ingress);

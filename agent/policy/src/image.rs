@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bulkhead_abi::tables::SideAnswer;
 use bulkhead_abi::{
-    Addr, Cell, Demand, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Verdict,
+    Addr, Cell, Demand, Identity, IdentityState, PairKey, Protocol, Reason, RuleKey, Tls, Verdict,
 };
 use serde::Serialize;
 
@@ -120,6 +120,12 @@ impl Image {
         wanted.sort();
         wanted.dedup();
         self.zones.iter().find(|(_, zones)| ***zones == *wanted).map(|(identity, _)| *identity)
+    }
+
+    /// Whether some flow is to be given mutual TLS by the proxies (see [`Tls::Mutual`]).
+    pub fn has_mutual(&self) -> bool {
+        let mut entries = self.rulesets.values().flat_map(|ruleset| ruleset.entries());
+        entries.any(|entry| entry.cell.demand().level == Tls::Mutual)
     }
 
     /// Entries of all rulesets together.

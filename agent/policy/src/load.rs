@@ -22,7 +22,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Those of this build.
     pub fn this_build() -> Self {
-        Self { tls: vec![Tls::Off, Tls::Report, Tls::Require] }
+        Self { tls: vec![Tls::Off, Tls::Report, Tls::Require, Tls::Mutual] }
     }
 }
 

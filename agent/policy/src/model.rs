@@ -5,7 +5,8 @@
 //!
 //! # Meaning
 //! - An endpoint is in the zones that name its cgroup (or a cgroup above it) and in those that hold its
-//!   address. In no zone, it is `node` if the address is this host's own, else `virtual` if the address
+//!   address. A peer that the proxy has verified is, instead, in the zones that know its name
+//!   ([`Zone::knows`]). In no zone, it is `node` if the address is this host's own, else `virtual` if the address
 //!   is declared so, else `world`.
 //! - A flow has two sides: the opener's (egress) and the receiver's (ingress). The side of an endpoint
 //!   in no zone is open. Otherwise the admin tier decides by first match; then any deny of the normal
@@ -15,7 +16,8 @@
 //!   else it is an audit.
 //! - How a flow is to be encrypted is what all allows of the normal tier that match it ask for together,
 //!   those of either side: the highest level, under `require` what every one of them accepts, the highest
-//!   floor.
+//!   floor; under `mutual` the proxies are left out only where all of them leave them out, and the
+//!   shortest `max_age` counts.
 //! - A virtual address is nobody's: who really receives is known only after translation. Where the guard
 //!   sees what leaves the opener's namespace, a flow to one passes the socket layers, and the guard
 //!   decides. Everywhere else, and as a source, a virtual address is `world`.
@@ -25,16 +27,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use bulkhead_abi::{Addr, Protocol};
+use bulkhead_credentials::SpiffeId;
 use serde::Serialize;
 
 use crate::prefix::Prefix;
 
+mod age;
 mod rule;
 mod tls;
 
+pub use age::{BadAge, MaxAge};
 pub use rule::{Action, PortMatch, Ports, Rule, RuleRef, Selector, Sides, Tier};
 pub(crate) use tls::names as accepted_names;
-pub use tls::{DemandName, DemandView, VERSIONED, VERSIONS, spoken_over, tls_name, words as accepted_words};
+pub use tls::{
+    DemandName, DemandView, PROXY_PORTS, VERSIONED, VERSIONS, spoken_over, tls_name, words as accepted_words,
+};
 
 /// A policy: zones by name, rules by place.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -95,6 +102,10 @@ pub struct Zone {
     pub except: Vec<Prefix>,
     /// Cgroups in it, each with all below.
     pub cgroups: Vec<CgroupPattern>,
+    /// Names of peers elsewhere that are in it, as their certificates show them.
+    pub names: Vec<SpiffeId>,
+    /// The name that its own workloads show; without one, [`Zone::default_name`].
+    pub own_name: Option<SpiffeId>,
     /// Whether its denials are enforced.
     pub mode: Mode,
     /// What happens to flows towards it that no rule mentions.
@@ -116,6 +127,8 @@ impl Zone {
             cidrs: Vec::new(),
             except: Vec::new(),
             cgroups: Vec::new(),
+            names: Vec::new(),
+            own_name: None,
             mode: Mode::Enforce,
             ingress: Posture::Isolate,
             egress: Posture::Isolate,
@@ -123,7 +136,27 @@ impl Zone {
             location: Location::default(),
         }
     }
+
+    /// The name that its workloads show under a trust domain unless the files say another one:
+    /// `spiffe://TRUST-DOMAIN/ns/host/sa/ZONE`. `None` where the two make no name, which the names of zones
+    /// in files never cause.
+    pub fn default_name(&self, trust_domain: &str) -> Option<SpiffeId> {
+        SpiffeId::new(trust_domain, DEFAULT_NAMESPACE, &self.name).ok()
+    }
+
+    /// The name that its workloads show.
+    pub fn shown_name(&self, trust_domain: &str) -> Option<SpiffeId> {
+        self.own_name.clone().or_else(|| self.default_name(trust_domain))
+    }
+
+    /// Whether who shows this name is in the zone: it is the name of its own workloads, or one of `names`.
+    pub fn knows(&self, name: &SpiffeId, trust_domain: &str) -> bool {
+        self.names.contains(name) || self.shown_name(trust_domain).as_ref() == Some(name)
+    }
 }
+
+/// The namespace in names of workloads that are on a host and not in Kubernetes.
+pub const DEFAULT_NAMESPACE: &str = "host";
 
 /// Whether the denials of a zone are enforced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]

@@ -10,8 +10,8 @@ use bulkhead_abi::{Addr, Demand, Reason, Verdict};
 use serde::{Serialize, Serializer};
 
 use crate::model::{
-    Action, DemandView, Endpoint, Facts, Flow, Mode, Model, Ports, Posture, Rule, RuleRef, Selector, Sides,
-    Tier, Zone,
+    Action, DemandView, Endpoint, Facts, Flow, MaxAge, Mode, Model, Ports, Posture, Rule, RuleRef, Selector,
+    Sides, Tier, Zone,
 };
 use crate::prefix::Prefix;
 
@@ -25,6 +25,9 @@ pub struct Decision {
     /// How it is to be encrypted, if it passes.
     #[serde(serialize_with = "demand_parts")]
     pub tls: Demand,
+    /// For how long it may outlive its certificates, if a rule says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<MaxAge>,
 }
 
 impl Decision {
@@ -101,15 +104,21 @@ pub fn party(model: &Model, facts: &Facts, end: &Endpoint) -> Party {
 pub fn judge_parties(model: &Model, from: &Party, to: &Party, flow: &Flow) -> Decision {
     if *to == Party::Virtual && flow.guarded {
         let deferred = || because(Verdict::Allow, Reason::Virtual, None);
-        return Decision { egress: deferred(), ingress: deferred(), tls: Demand::OFF };
+        return Decision { egress: deferred(), ingress: deferred(), tls: Demand::OFF, max_age: None };
     }
     let (from, to) = (as_met(from), as_met(to));
     let judge_side = |egress: bool| {
         let case = Case { model, from, to, flow, egress };
         case.decide()
     };
-    let tls = |egress| Case { model, from, to, flow, egress }.tls();
-    Decision { egress: judge_side(true), ingress: judge_side(false), tls: tls(true).with(tls(false)) }
+    let asked = |egress| Case { model, from, to, flow, egress }.asked();
+    let asked: Vec<&Rule> = [asked(true), asked(false)].concat();
+    Decision {
+        egress: judge_side(true),
+        ingress: judge_side(false),
+        tls: asked.iter().map(|rule| rule.tls).fold(Demand::OFF, Demand::with),
+        max_age: asked.iter().filter_map(|rule| rule.max_age).min(),
+    }
 }
 
 /// What rules take a party for: to them, who is nobody is of the world.
@@ -126,7 +135,7 @@ struct Case<'a> {
     egress: bool,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
     /// The side's verdict, modes included.
     fn decide(&self) -> SideDecision {
         let own = self.own_zones();
@@ -189,19 +198,17 @@ impl Case<'_> {
         }
     }
 
-    /// What all allows of the normal tier that speak for this side ask for together.
-    fn tls(&self) -> Demand {
+    /// The allows of the normal tier that speak for this side: what they ask for counts together.
+    fn asked(&self) -> Vec<&'a Rule> {
         let own = self.own_zones();
         if own.is_empty() {
-            return Demand::OFF;
+            return Vec::new();
         }
-        self.model
-            .rules()
-            .iter()
+        let rules = self.model.rules().iter().map(Arc::as_ref);
+        rules
             .filter(|rule| rule.tier == Tier::Normal && rule.action == Action::Allow)
             .filter(|rule| self.applies(rule, &own))
-            .map(|rule| rule.tls)
-            .fold(Demand::OFF, Demand::with)
+            .collect()
     }
 
     /// Whether a rule speaks for this side, if these are its own zones, and matches the flow.

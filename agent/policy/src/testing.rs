@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bulkhead_abi::{Accept, Addr, Demand, Protocol, Tls};
+use bulkhead_credentials::SpiffeId;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::model::{
-    Action, CgroupPattern, Endpoint, Facts, Flow, Location, Mode, Model, PortMatch, Ports, Posture, Rule,
-    Selector, Sides, Tier, Zone,
+    Action, CgroupPattern, Endpoint, Facts, Flow, Location, MaxAge, Mode, Model, PortMatch, Ports, Posture,
+    Rule, Selector, Sides, Tier, Zone,
 };
 use crate::prefix::Prefix;
 
@@ -29,6 +30,9 @@ pub const CGROUPS: [(u64, &str); 10] = [
     (22, "d/b.service"),
     (23, "e"),
 ];
+
+/// The trust domain of the zones' own names.
+pub const TRUST_DOMAIN: &str = "example.org";
 
 const PATTERNS: [&str; 14] = [
     "a",
@@ -145,18 +149,36 @@ fn zone(name: String) -> impl Strategy<Value = Zone> {
         patterns,
         mode,
         (posture(), posture()),
-        proptest::bool::weighted(0.3),
+        (proptest::bool::weighted(0.3), proptest::collection::vec(names(), 0..3)),
+        proptest::option::weighted(0.2, names()),
     )
-        .prop_map(move |(cidrs, except, patterns, mode, (ingress, egress), isolated)| Zone {
-            cidrs,
-            except,
-            cgroups: patterns.iter().filter_map(|text| CgroupPattern::new(text).ok()).collect(),
-            mode,
-            ingress,
-            egress,
-            isolated,
-            ..Zone::new(&name)
-        })
+        .prop_map(
+            move |(cidrs, except, patterns, mode, (ingress, egress), (isolated, names), own_name)| Zone {
+                cidrs,
+                except,
+                names,
+                own_name,
+                cgroups: patterns.iter().filter_map(|text| CgroupPattern::new(text).ok()).collect(),
+                mode,
+                ingress,
+                egress,
+                isolated,
+                ..Zone::new(&name)
+            },
+        )
+}
+
+/// A few names under [`TRUST_DOMAIN`], some of which zones have by default, and a stranger's.
+pub fn names() -> impl Strategy<Value = SpiffeId> + Clone {
+    let own = ["ns/host/sa/z0", "ns/host/sa/z1", "ns/shop/sa/api", "ns/shop/sa/web", "ns/a/sa/b"];
+    let name = |path: &str| format!("spiffe://{TRUST_DOMAIN}/{path}").parse().ok();
+    let mut all: Vec<SpiffeId> = own.into_iter().filter_map(name).collect();
+    all.extend("spiffe://elsewhere.example/ns/shop/sa/api".parse::<SpiffeId>());
+    select(all)
+}
+
+fn max_ages() -> impl Strategy<Value = MaxAge> {
+    (1u32..=72).prop_filter_map("within the bounds", |hours| format!("{hours}h").parse().ok())
 }
 
 fn prefixes() -> impl Strategy<Value = Prefix> {
@@ -177,8 +199,9 @@ fn rule(zones: Vec<String>, line: u32) -> impl Strategy<Value = Rule> {
     let sides = prop_oneof![3 => Just(Sides::Both), 1 => Just(Sides::Egress), 1 => Just(Sides::Ingress)];
     let named = proptest::bool::weighted(0.3);
     let ends = (selectors(zones.clone()), selectors(zones));
-    (tier, action, ends, port_lists(), sides, demands(), named).prop_map(
-        move |(tier, action, (from, to), ports, sides, tls, named)| Rule {
+    let asks = (demands(), proptest::option::weighted(0.3, max_ages()));
+    (tier, action, ends, port_lists(), sides, asks, named).prop_map(
+        move |(tier, action, (from, to), ports, sides, (tls, max_age), named)| Rule {
             name: named.then(|| format!("rule {line}").into()),
             tier,
             // Passing means nothing in the normal tier.
@@ -188,6 +211,7 @@ fn rule(zones: Vec<String>, line: u32) -> impl Strategy<Value = Rule> {
             ports,
             sides,
             tls,
+            max_age: max_age.filter(|_| tls.level == Tls::Mutual),
             location: Location { file: "generated.toml".into(), line, column: 1 },
         },
     )
@@ -195,12 +219,13 @@ fn rule(zones: Vec<String>, line: u32) -> impl Strategy<Value = Rule> {
 
 fn demands() -> impl Strategy<Value = Demand> {
     let level = |level| Demand { level, ..Demand::OFF };
+    let attested = Demand { floor: Demand::ATTEST, ..Demand::MUTUAL };
     let require = (any::<u16>(), 0u8..=4).prop_map(|(accept, floor)| Demand {
         level: Tls::Require,
         accept: Accept(accept),
         floor,
     });
-    let words = [Tls::Off, Tls::Report, Tls::Mutual].map(level);
+    let words = [level(Tls::Off), level(Tls::Report), Demand::MUTUAL, attested];
     prop_oneof![3 => select(words.to_vec()), 1 => Just(Demand::REQUIRE), 2 => require]
 }
 

@@ -135,6 +135,26 @@ fn levels_conflict_where_rules_share_a_flow() {
     }
 }
 
+/// What the proxy cannot do yet is refused by the capabilities of this build, and said so.
+#[test]
+fn levels_that_this_build_has_no_proxy_for_are_refused() {
+    for (level, codes) in [
+        ("mutual", &[][..]),
+        ("terminate", &["bulkhead::tls-unsupported"][..]),
+        ("originate", &["bulkhead::tls-unsupported"][..]),
+    ] {
+        let text = format!(
+            "[zone.web]\ncidrs = [\"10.20.1.0/24\"]\n\
+             [[allow]]\nfrom = \"web\"\nto = \"world\"\nports = [\"tcp/443\"]\ntls = \"{level}\"\n"
+        );
+        let shown = diagnostics([("x.toml".into(), text.into())]);
+        let found: Vec<&str> = shown.iter().map(|diagnostic| diagnostic.code).collect();
+        assert_eq!(found, codes, "{shown}");
+        let named = |d: &bulkhead_policy::Diagnostic| d.help.as_ref().is_some_and(|h| h.contains("`mutual`"));
+        assert!(shown.iter().all(named), "{shown}");
+    }
+}
+
 #[test]
 fn colour_is_a_choice() {
     let shown = diagnostics([("x.toml".into(), b"x = 1".to_vec())]);

@@ -1,9 +1,11 @@
 //! What `tls` of a rule means: levels, lists, floors, and several of them on one flow.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
-use bulkhead_abi::{Accept, Demand, Tls};
+use bulkhead_abi::{Accept, Demand, Protocol, Tls, Verdict};
 use bulkhead_policy::model::VERSIONED;
-use bulkhead_policy::{Capabilities, Compiler, Endpoint, Facts, Flow, Model, Numbers, Source, Sources};
+use bulkhead_policy::{
+    Capabilities, Compiler, Endpoint, Explanation, Facts, Flow, Model, Numbers, Source, Sources,
+};
 use bulkhead_policy::{compile, explain, load, ports};
 
 const ZONES: &str = "[zone.web]\ncidrs = [\"10.0.1.0/24\"]\n[zone.api]\ncidrs = [\"10.0.2.0/24\"]\n";
@@ -16,6 +18,9 @@ fn a_level_is_what_is_written() {
         (r#""off""#, Demand::OFF),
         (r#""report""#, Demand { level: Tls::Report, ..Demand::OFF }),
         (r#""require""#, Demand::REQUIRE),
+        (r#""mutual""#, Demand::MUTUAL),
+        ("\"mutual\"\nlocal = \"tls\"", Demand::MUTUAL),
+        ("\"mutual\"\nlocal = \"attest\"", Demand { floor: Demand::ATTEST, ..Demand::MUTUAL }),
         ("{ require = true }", Demand::REQUIRE),
         (r#"{ require = true, unknown = "deny" }"#, Demand::REQUIRE),
         (r#"{ require = true, unknown = "allow" }"#, require(Accept::ENCRYPTED.or(Accept::UNKNOWN), 0)),
@@ -64,6 +69,88 @@ fn of_several_rules_the_strictest_wins_and_all_must_be_content() {
     assert_eq!(told(&model, "tcp/443"), "report");
 }
 
+/// Where several rules want the proxies, they are left out on one node only if all leave them out, and the
+/// shortest age counts; what else is asked for yields to them.
+#[test]
+fn of_several_mutual_rules_the_stricter_wins() {
+    let attested = rule("web", "any", "tcp", "\"mutual\"\nlocal = \"attest\"\nmax_age = \"12h\"");
+    let also = rule("any", "api", "tcp/443", "\"mutual\"\nlocal = \"attest\"\nmax_age = \"90m\"");
+    let wired = rule("web", "api", "tcp/444", "\"mutual\"\nmax_age = \"1d\"");
+    let own = rule("web", "api", "tcp/445", r#""require""#);
+    let (model, _) = loaded(&format!("{attested}{also}{wired}{own}"));
+    for (port, level, age) in [
+        ("tcp/80", "mutual (local: attest)", Some("12h")),
+        ("tcp/443", "mutual (local: attest)", Some("90m")),
+        ("tcp/444", "mutual (local: tls)", Some("12h")),
+        ("tcp/445", "mutual (local: attest)", Some("12h")),
+        ("udp/443", "off", None),
+    ] {
+        let explanation = explained(&model, port);
+        assert_eq!(explanation.tls.to_string(), level, "{port}");
+        let max_age = explanation.max_age.map(|age| age.to_string());
+        assert_eq!(max_age.as_deref(), age, "{port}");
+        let line = age.map(|age| format!("  max_age {age}\n")).unwrap_or_default();
+        assert!(explanation.to_string().contains(&line), "{explanation}");
+    }
+}
+
+/// What only user space acts on is no part of the kernel's cells, but rules that differ in it are two.
+#[test]
+fn an_age_makes_another_rule() {
+    let model =
+        |age: &str| loaded(&format!("{}name = \"r\"\n{age}", rule("web", "api", "tcp/1", r#""mutual""#))).0;
+    let mut compiler = Compiler::default();
+    let [without, short, long] = ["", "max_age = \"1h\"\n", "max_age = \"2h\"\n"]
+        .map(|age| compiler.compile(&model(age), &Facts::default()).unwrap());
+    assert!(!without.diff(&short).is_empty() && !short.diff(&long).is_empty());
+    let text = |image: &bulkhead_policy::Image| image.rules.values().next().unwrap().text.clone();
+    assert_eq!(text(&long), "allow from web to api ports tcp/1 tls mutual max_age 2h");
+}
+
+#[test]
+fn an_image_knows_whether_it_needs_proxies() {
+    for (tls, needs) in [(r#""require""#, false), (r#""mutual""#, true)] {
+        let (model, _) = loaded(&rule("web", "api", "tcp/1", tls));
+        let image = compile(&model, &Facts::default(), &mut Numbers::default()).unwrap();
+        assert_eq!(image.has_mutual(), needs, "{tls}");
+    }
+    // The rule is there, but nobody's zones make it speak.
+    let (model, _) = loaded(&rule("world", "node", "tcp/1", r#""mutual""#));
+    assert!(!compile(&model, &Facts::default(), &mut Numbers::default()).unwrap().has_mutual());
+}
+
+/// A peer that is known by its name alone has an identity to be counted under, and rules meet it.
+#[test]
+fn who_is_known_by_name_only_has_an_identity() {
+    let zones = "[zone.partner]\nnames = [\"spiffe://b.example/ns/x/sa/y\"]\n\
+                 [zone.batch]\nnames = [\"spiffe://b.example/ns/x/sa/y\", \"spiffe://b.example/ns/host/sa/web\"]\n";
+    let (model, warnings) = loaded(&format!("{zones}{}", rule("partner", "api", "tcp/1", r#""mutual""#)));
+    assert_eq!(warnings, 0);
+    let image = compile(&model, &Facts::default(), &mut Numbers::default()).unwrap();
+    let identity = |zones: &[&str]| {
+        let zones: Vec<_> = zones.iter().map(|zone| std::sync::Arc::from(*zone)).collect();
+        image.identity_of_zones(&zones)
+    };
+    let api = identity(&["api"]).unwrap();
+    for (zones, verdict) in [
+        (&["partner"][..], Verdict::Allow),
+        (&["batch"], Verdict::Deny),
+        (&["batch", "partner"], Verdict::Allow),
+        // If the domain is b.example, web's workloads show a name that batch lists.
+        (&["batch", "web"], Verdict::Deny),
+        (&["web"], Verdict::Deny),
+    ] {
+        let from = identity(zones).unwrap_or_else(|| panic!("{zones:?}"));
+        let cell = image.lookup(from, api, Protocol::TCP, 1);
+        assert_eq!(cell.ingress().verdict, verdict, "{zones:?}");
+        assert_eq!(cell.demand() == Demand::MUTUAL, verdict == Verdict::Allow, "{zones:?}");
+    }
+    // Without a rule that wants proxies nobody comes by name.
+    let (model, _) = loaded(&format!("{zones}{}", rule("partner", "api", "tcp/1", r#""require""#)));
+    let image = compile(&model, &Facts::default(), &mut Numbers::default()).unwrap();
+    assert_eq!(image.identity_of_zones(&["partner".into()]), None);
+}
+
 /// Two rules that one flow can never content are refused; where they share no flow, or any class that the
 /// shared protocol speaks, they are not.
 #[test]
@@ -106,6 +193,8 @@ fn every_part_of_a_demand_is_in_the_image() {
         r#"{ require = ["tls"] }"#,
         r#"{ require = ["tls"], floor = "1.2" }"#,
         r#"{ require = true, unknown = "allow" }"#,
+        r#""mutual""#,
+        "\"mutual\"\nlocal = \"attest\"",
     ];
     // Rules of one name, so that only what the cells hold differs; and a compiler that remembers.
     let mut compiler = Compiler::default();
@@ -149,6 +238,10 @@ fn try_load(rules: &str) -> Result<(Model, usize), Vec<&'static str>> {
 
 /// What `explain` says of the level from web to api.
 fn told(model: &Model, port: &str) -> String {
+    explained(model, port).tls.to_string()
+}
+
+fn explained(model: &Model, port: &str) -> Explanation {
     let flow = flow(port);
     let facts = Facts::default();
     let image = compile(model, &facts, &mut Numbers::default()).unwrap();
@@ -156,7 +249,7 @@ fn told(model: &Model, port: &str) -> String {
     assert!(explanation.agrees, "{explanation}");
     let text = explanation.to_string();
     assert_eq!(explanation.tls.is_off(), !text.contains("  tls     "), "{text}");
-    explanation.tls.to_string()
+    explanation
 }
 
 /// From web to api.

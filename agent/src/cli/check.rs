@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bulkhead_abi::Tls;
 use bulkhead_policy::{Capabilities, Compiler, Diagnostics, Facts, Sources, load};
 use serde::Serialize;
 
@@ -28,6 +29,8 @@ struct Findings<'a> {
     rules: usize,
     /// Prefixes of virtual addresses.
     virtuals: usize,
+    /// Rules that want the proxies.
+    mutual: usize,
     diagnostics: &'a Diagnostics,
     /// An error that belongs to no line: a path that cannot be read, a policy that does not fit.
     error: Option<String>,
@@ -58,6 +61,7 @@ impl Args {
             zones: loaded.model.zones().len(),
             rules: loaded.model.rules().len(),
             virtuals: loaded.model.virtuals().len(),
+            mutual: loaded.model.rules().iter().filter(|rule| rule.tls.level == Tls::Mutual).count(),
             diagnostics: &loaded.warnings,
             error: None,
         })
@@ -79,7 +83,7 @@ impl<'a> Findings<'a> {
 
     /// No policy came of it.
     fn none(diagnostics: &'a Diagnostics, files: usize) -> Self {
-        Self { ok: false, files, zones: 0, rules: 0, virtuals: 0, diagnostics, error: None }
+        Self { ok: false, files, zones: 0, rules: 0, virtuals: 0, mutual: 0, diagnostics, error: None }
     }
 
     fn text(&self) -> String {
@@ -95,7 +99,13 @@ impl<'a> Findings<'a> {
                 0 => String::new(),
                 some => format!("{some} virtual prefixes, "),
             };
-            format!("ok: {files} files, {zones} zones, {rules} rules, {virtuals}{warnings} warnings\n")
+            let mutual = match self.mutual {
+                0 => String::new(),
+                some => format!(" ({some} mutual)"),
+            };
+            format!(
+                "ok: {files} files, {zones} zones, {rules} rules{mutual}, {virtuals}{warnings} warnings\n"
+            )
         } else {
             format!("{errors} errors, {warnings} warnings\n")
         });

@@ -101,6 +101,9 @@ impl<'a> Case<'a> {
         if to == Party::Virtual {
             notes.push(if decision.is_deferred() { DEFERRED } else { NOT_DEFERRED }.to_owned());
         }
+        if let Some(age) = decision.max_age {
+            notes.push(format!("a connection may outlive its certificates by {age}"));
+        }
         Explanation {
             from: self.from.view(&self.asked.from, &from),
             to: self.to.view(&self.asked.to, &to),

@@ -41,7 +41,7 @@ pub(super) fn judge(reader: &Reader, opening: &Opening) -> Option<Below> {
         sides: Sides::Both,
     };
     let wanted = judge::wanted(&policy, &question);
-    if wanted.demand.level < Tls::Require || minor >= wanted.demand.floor {
+    if wanted.demand.level != Tls::Require || minor >= wanted.demand.floor {
         return None;
     }
     let audit = wanted.reports || policy.control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0;

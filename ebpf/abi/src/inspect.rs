@@ -312,29 +312,40 @@ impl Accept {
     }
 }
 
-/// How a rule wants a flow encrypted: its level, and under [`Tls::Require`] what it accepts.
+/// How a rule wants a flow encrypted: its level, under [`Tls::Require`] what it accepts, and under
+/// [`Tls::Mutual`] what becomes of a flow that stays on the node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Demand {
     /// The level.
     pub level: Tls,
     /// What is accepted; [`Accept::NONE`] below `require`.
     pub accept: Accept,
-    /// The lowest TLS version, as the minor number on the wire (1 is TLS 1.0, 4 is TLS 1.3); 0 for any. Under
-    /// [`Tls::Mutual`], [`Demand::ATTEST`] or 0.
+    /// Under `require` the lowest TLS version, as the minor number on the wire (1 is TLS 1.0, 4 is
+    /// TLS 1.3), 0 for any; under `mutual` bits such as [`Demand::ATTEST`].
     pub floor: u8,
 }
 
 impl Demand {
-    /// Bit of the floor under [`Tls::Mutual`]: where both ends are on one node, its kernel vouches for both,
-    /// and the flow needs no proxy.
-    pub const ATTEST: u8 = 1;
-
     /// Seen and counted, nothing more.
     pub const OFF: Self = Self { level: Tls::Off, accept: Accept::NONE, floor: 0 };
     /// What `tls = "require"` means.
     pub const REQUIRE: Self = Self { level: Tls::Require, accept: Accept::ENCRYPTED, floor: 0 };
 
-    /// The stricter of two: the higher level, what both accept, the higher floor.
+    /// A bit of `floor` under [`Tls::Mutual`] (`local = "attest"`): between two workloads of one node the
+    /// flow passes as it is, because the kernel itself knows both ends. Without it (`local = "tls"`) it
+    /// takes the proxies all the same.
+    pub const ATTEST: u8 = 1;
+    /// What `tls = "mutual"` means.
+    pub const MUTUAL: Self = Self { level: Tls::Mutual, accept: Accept::NONE, floor: 0 };
+
+    /// Whether the proxies may be left out between two workloads of one node.
+    #[inline(always)]
+    pub const fn is_attested(self) -> bool {
+        matches!(self.level, Tls::Mutual) && self.floor & Self::ATTEST != 0
+    }
+
+    /// The stricter of two: the higher level, what both accept, the higher floor; under `mutual` the
+    /// proxies are left out only where both leave them out.
     #[inline(always)]
     pub const fn with(self, other: Self) -> Self {
         let (a, b) = (self.level as u8, other.level as u8);
@@ -344,7 +355,11 @@ impl Demand {
         if b < a {
             return self;
         }
-        let floor = if self.floor > other.floor { self.floor } else { other.floor };
+        let floor = match self.level {
+            Tls::Mutual => self.floor & other.floor,
+            _ if self.floor > other.floor => self.floor,
+            _ => other.floor,
+        };
         Self { level: self.level, accept: self.accept.and(other.accept), floor }
     }
 }

@@ -204,8 +204,8 @@ fn row_31_an_encryption_that_cannot_be_enforced_is_refused_at_load() {
     let lab = Lab::new().unwrap();
     let agent = Agent::prepare(&lab.root, WEB_AND_DB).in_ns(lab.node().unwrap()).start().unwrap();
     let generation = agent.reader().unwrap().generation();
-    let mutual = open_ports().replace("[[allow]]\n", "[[allow]]\ntls = \"mutual\"\n");
-    let error = agent.apply(&mutual).unwrap_err().to_string();
+    let terminate = open_ports().replace("[[allow]]\n", "[[allow]]\ntls = \"terminate\"\n");
+    let error = agent.apply(&terminate).unwrap_err().to_string();
     assert!(error.contains("tls"), "{error}");
     assert_eq!(agent.reader().unwrap().generation(), generation, "the last good policy stays");
 

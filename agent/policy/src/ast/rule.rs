@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bulkhead_abi::Demand;
+use bulkhead_abi::{Demand, Tls};
 use toml::de::DeTable;
 
-use super::RuleAst;
+use super::{RuleAst, mutual};
 use crate::load::Capabilities;
 use crate::model::{Action, PortMatch, Ports, Rule, Selector, Sides, Tier};
 use crate::ports;
@@ -15,7 +15,7 @@ use crate::reader::{Reader, Text};
 /// The tables that hold rules, and what these say.
 pub(super) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
 
-const KEYS: [&str; 7] = ["name", "from", "to", "ports", "side", "tls", "http"];
+const KEYS: [&str; 9] = ["name", "from", "to", "ports", "side", "tls", "local", "max_age", "http"];
 
 /// Reads a rule. What is wrong with it leaves a gap in it, and an error, so it is never used so.
 pub(super) fn read(
@@ -39,19 +39,25 @@ pub(super) fn read(
     }
     let from = ends(reader, table, "from", &noun, &span);
     let to = ends(reader, table, "to", &noun, &span);
-    let ports = match table.get("ports") {
+    let listed = table.get("ports").map(|value| {
+        let texts = reader.strings(value, "`ports`");
+        port_list(reader, &texts)
+    });
+    let ports = match &listed {
         None => Ports::All,
-        Some(value) => {
-            let texts = reader.strings(value, "`ports`");
-            Ports::Only(port_list(reader, &texts))
-        }
+        Some(list) => Ports::Only(list.iter().map(|(ports, _)| *ports).collect()),
     };
     let mut sides = Sides::Both;
     if let Some(value) = table.get("side") {
         let words = [("egress", Sides::Egress), ("ingress", Sides::Ingress), ("both", Sides::Both)];
         sides = reader.word(value, "`side`", &words, "bulkhead::bad-side").unwrap_or_default();
     }
-    let tls = super::tls::read(reader, table, action, &ports, capabilities);
+    let mut tls = super::tls::read(reader, table, action, &ports, capabilities);
+    let mutual = mutual::read(reader, table, action, tls.as_ref().map(|(demand, _)| *demand));
+    if let Some((demand, _)) = tls.as_mut().filter(|(demand, _)| demand.level == Tls::Mutual) {
+        demand.floor |= mutual.floor;
+        mutual::check_ports(reader, listed.as_deref().unwrap_or_default());
+    }
     let selectors =
         |texts: &[Text]| -> Vec<Selector> { texts.iter().map(|text| Selector::named(&text.text)).collect() };
     let rule = Rule {
@@ -63,6 +69,7 @@ pub(super) fn read(
         ports,
         sides,
         tls: tls.as_ref().map_or(Demand::OFF, |(demand, _)| *demand),
+        max_age: mutual.max_age,
         location: reader.location(span.start),
     };
     warn_if_idle(reader, &rule, &from, &to);
@@ -88,13 +95,15 @@ fn ends(reader: &mut Reader, table: &DeTable<'_>, key: &str, noun: &str, span: &
     names
 }
 
-fn port_list(reader: &mut Reader, texts: &[Text]) -> Vec<PortMatch> {
+/// The ports, each with its place.
+fn port_list(reader: &mut Reader, texts: &[Text]) -> Vec<(PortMatch, Text)> {
     let mut found = Vec::new();
-    for Text { text, span } in texts {
-        match ports::parse(text) {
-            Ok(matches) => found.extend(matches),
+    for text in texts {
+        match ports::parse(&text.text) {
+            Ok(matches) => found.extend(matches.into_iter().map(|ports| (ports, text.clone()))),
             Err(error) => {
-                reader.error("bulkhead::bad-port", span.clone(), error.message, "not understood", error.help);
+                let span = text.span.clone();
+                reader.error("bulkhead::bad-port", span, error.message, "not understood", error.help);
             }
         }
     }

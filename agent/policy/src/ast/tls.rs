@@ -75,8 +75,14 @@ fn require(reader: &mut Reader, table: &DeTable<'_>, span: Range<usize>) -> Opti
     });
     let floor = table.get("floor").and_then(|value| floor(reader, value, "`floor`"));
     let Some(value) = table.get("require") else {
-        let help =
-            "write `require = true`, a version as in `require = \"1.2\"`, or a list of what is accepted";
+        let level = LEVELS.map(tls_name).into_iter().find(|level| table.contains_key(*level));
+        let help = match level {
+            Some(level) => format!("this level stands alone: `tls = \"{level}\"`"),
+            None => {
+                "write `require = true`, a version as in `require = \"1.2\"`, or a list of what is accepted"
+                    .into()
+            }
+        };
         let message = "`tls` as a table needs `require`";
         reader.error("bulkhead::missing-key", span, message, "no `require`", help);
         return None;

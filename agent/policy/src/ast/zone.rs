@@ -5,16 +5,20 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable};
 
-use super::ZoneAst;
 use super::prefixes::prefixes;
+use super::{ZoneAst, names};
 use crate::model::{CgroupPattern, Mode, PatternError, Posture, Zone};
 use crate::prefix::Prefix;
 use crate::reader::{Reader, Text, Value};
 
-const KEYS: [&str; 7] = ["description", "cidrs", "except", "cgroups", "mode", "default", "isolated"];
+const KEYS: [&str; 9] =
+    ["description", "cidrs", "except", "cgroups", "names", "name", "mode", "default", "isolated"];
+
+/// What puts somebody into a zone.
+const SELECTORS: [&str; 3] = ["cidrs", "cgroups", "names"];
 
 /// Selectors of the language that this build has no part for.
-const UNSUPPORTED: [(&str, &str); 2] = [("pods", "Kubernetes support"), ("names", "name resolution")];
+const UNSUPPORTED: [(&str, &str); 1] = [("pods", "Kubernetes support")];
 
 /// Names of selectors that no zone may have.
 pub(crate) const BUILT_IN: [&str; 3] = ["any", "world", "node"];
@@ -43,6 +47,7 @@ pub(super) fn read(reader: &mut Reader, name: &Spanned<DeString<'_>>, body: &Val
     zone.cidrs = cidrs.into_iter().map(|(prefix, _)| prefix).collect();
     zone.except = except.into_iter().map(|(prefix, _)| prefix).collect();
     zone.cgroups = patterns(reader, table);
+    names::read(reader, table, &mut zone);
     if let Some(value) = table.get("mode") {
         let words = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
         zone.mode = reader.word(value, "`mode`", &words, "bulkhead::bad-mode").unwrap_or_default();
@@ -53,8 +58,9 @@ pub(super) fn read(reader: &mut Reader, name: &Spanned<DeString<'_>>, body: &Val
     if let Some(value) = table.get("default") {
         read_default(reader, value, &mut zone);
     }
-    if !refused && table.get("cidrs").is_none() && table.get("cgroups").is_none() {
-        let help = "give it `cidrs` or `cgroups`; a selector that matches nothing at the moment is fine";
+    if !refused && !SELECTORS.iter().any(|key| table.contains_key(*key)) {
+        let help =
+            "give it `cidrs`, `cgroups` or `names`; a selector that matches nothing at the moment is fine";
         let message = format!("zone `{text}` selects nothing");
         reader.error("bulkhead::zone-without-selector", span.clone(), message, "no selector", help);
     }
@@ -91,7 +97,7 @@ fn refuse_unsupported(reader: &mut Reader, table: &DeTable<'_>) -> bool {
         if let Some((at, _)) = table.get_key_value(key) {
             found = true;
             let message = format!("`{key}` needs {part}, which this build does not have");
-            let help = "select by `cidrs` or `cgroups`, or use a build that has it";
+            let help = "select by `cidrs`, `cgroups` or `names`, or use a build that has it";
             reader.error("bulkhead::unsupported", at.span(), message, "not in this build", help);
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bulkhead_abi::{Addr, Identity, PairKey, limits};
 
 use super::cgroups::Matcher;
+use super::named;
 use super::prefixes::{Flat, FlatMemo, Place};
 use super::sets::{SetId, Sets, ZoneIndex};
 use super::{CompileError, capacity};
@@ -44,8 +45,10 @@ impl Members {
         let (by_cgroup, meeting) = likely(model, local, &flat, &cgroups, &by_addr, &mut sets);
         let combinations = combinations(&by_cgroup, &meeting, &mut sets)?;
 
+        let by_name: BTreeSet<SetId> = named::sets(model).iter().map(|set| sets.intern(set)).collect();
+
         let mut named = Named { model, sets: &sets, numbers, given: BTreeMap::new() };
-        for set in by_addr.iter().chain(&by_cgroup).chain(combinations.values()) {
+        for set in by_addr.iter().chain(&by_cgroup).chain(combinations.values()).chain(&by_name) {
             named.identity(*set)?;
         }
         let given = named.given;

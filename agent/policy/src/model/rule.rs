@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bulkhead_abi::{Demand, Protocol};
 use serde::Serialize;
 
-use super::{DemandName, Location};
+use super::{DemandName, Location, MaxAge};
 use crate::ports::PortName;
 
 /// A rule of a policy.
@@ -28,6 +28,9 @@ pub struct Rule {
     pub sides: Sides,
     /// How the flows are to be encrypted; of allows in the normal tier.
     pub tls: Demand,
+    /// For how long a connection may outlive its certificates; under `tls = "mutual"` only. The kernel
+    /// does not hear of it.
+    pub max_age: Option<MaxAge>,
     /// Where it is written.
     pub location: Location,
 }
@@ -44,6 +47,7 @@ impl Rule {
             ports: Ports::All,
             sides: Sides::Both,
             tls: Demand::OFF,
+            max_age: None,
             location: Location::default(),
         }
     }
@@ -73,6 +77,9 @@ impl fmt::Display for Rule {
         }
         if self.tls != Demand::OFF {
             write!(f, " tls {}", DemandName(self.tls))?;
+        }
+        if let Some(age) = self.max_age {
+            write!(f, " max_age {age}")?;
         }
         Ok(())
     }

@@ -12,6 +12,10 @@ pub const VERSIONS: [(&str, u8); 4] = [("1.0", 1), ("1.1", 2), ("1.2", 3), ("1.3
 /// also after PostgreSQL's request for it, and QUIC, whose handshake is TLS 1.3.
 pub const VERSIONED: Accept = Accept(Accept::TLS.0 | Accept::POSTGRESQL.0 | Accept::QUIC.0);
 
+/// Ports that the proxies have for themselves, so that no program is reached on them through a proxy:
+/// capture (15001 and, in ambient meshes, 15006) and HBONE (15008).
+pub const PROXY_PORTS: [u16; 3] = [15001, 15006, 15008];
+
 /// The word for a TLS level in zone files and on the command line.
 pub const fn tls_name(tls: Tls) -> &'static str {
     match tls {
@@ -39,7 +43,8 @@ pub const fn spoken_over(protocol: Protocol) -> Option<Accept> {
 const ESP: u8 = 50;
 
 /// A demand in one line, as a rule's text has it: `require`, `require 1.2`,
-/// `require tls,starttls/smtp floor 1.2 unknown allow`. Different demands read differently.
+/// `require tls,starttls/smtp floor 1.2 unknown allow`, `mutual local attest`. Different demands read
+/// differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DemandName(pub Demand);
 
@@ -58,6 +63,7 @@ impl fmt::Display for DemandName {
                     write!(f, " floor {version}")?;
                 }
             }
+            (Tls::Mutual, _) if self.0.is_attested() => write!(f, " local {}", local_name(self.0))?,
             _ => {}
         }
         if accept.contains(Accept::UNKNOWN) { f.write_str(" unknown allow") } else { Ok(()) }
@@ -75,6 +81,8 @@ pub struct DemandView {
     pub floor: Option<String>,
     /// Under `require`, what becomes of a flow of which nobody can tell: `allow` or `deny`.
     pub unknown: Option<String>,
+    /// Under `mutual`, what becomes of a flow that stays on the node: `tls` or `attest`.
+    pub local: Option<String>,
 }
 
 impl DemandView {
@@ -91,16 +99,20 @@ impl From<Demand> for DemandView {
         Self {
             level: tls_name(level).to_owned(),
             accepts: words(accept).map(str::to_owned).collect(),
-            floor: version_name(floor).map(str::to_owned),
+            floor: version_name(floor).filter(|_| level == Tls::Require).map(str::to_owned),
             unknown: (level == Tls::Require).then(|| unknown.to_owned()),
+            local: (level == Tls::Mutual).then(|| local_name(demand).to_owned()),
         }
     }
 }
 
-/// `require (accepts tls, quic; TLS 1.2 or later; unknown is denied)`.
+/// `require (accepts tls, quic; TLS 1.2 or later; unknown: deny)`, `mutual (local: tls)`.
 impl fmt::Display for DemandView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.level)?;
+        if let Some(local) = &self.local {
+            write!(f, " (local: {local})")?;
+        }
         let Some(unknown) = &self.unknown else { return Ok(()) };
         let accepts = if self.accepts.is_empty() { "nothing".into() } else { self.accepts.join(", ") };
         write!(f, " (accepts {accepts}")?;
@@ -109,6 +121,11 @@ impl fmt::Display for DemandView {
         }
         write!(f, "; unknown: {unknown})")
     }
+}
+
+/// The word for what becomes of a flow under `mutual` that stays on the node.
+pub(crate) const fn local_name(demand: Demand) -> &'static str {
+    if demand.is_attested() { "attest" } else { "tls" }
 }
 
 /// What is accepted, by its words in zone files; what is unknown has none.
@@ -138,6 +155,7 @@ mod tests {
     fn different_demands_read_differently() {
         let mut names = BTreeSet::new();
         let mut demands = BTreeSet::from([Demand::OFF, Demand { level: Tls::Report, ..Demand::OFF }]);
+        demands.extend([0, Demand::ATTEST].map(|floor| Demand { floor, ..Demand::MUTUAL }));
         for accept in 0..=u16::MAX {
             for floor in [0, 1, 4] {
                 demands.insert(Demand { level: Tls::Require, accept: Accept(accept), floor });
