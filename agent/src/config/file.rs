@@ -9,7 +9,7 @@ use bulkhead_abi::verdict::Side;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Config, LogFormat, Mode, Sandbox, findings, guard, ports};
+use super::{Config, LogFormat, Mode, Sandbox, findings, guard, ports, proxy};
 
 /// Why the agent's configuration was refused.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,7 @@ struct File {
     failsafe: Option<Failsafe>,
     guard: Option<guard::Table>,
     findings: Option<findings::Table>,
+    proxy: Option<proxy::Table>,
     state_dir: Option<PathBuf>,
     metrics: Option<Spanned<String>>,
     flow_capacity: Option<Spanned<u32>>,
@@ -150,6 +151,9 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     super::replace(&mut config.state_dir, file.state_dir);
     if let Some(table) = file.findings {
         table.apply(&mut config.findings).map_err(|(span, message)| mistake(span, message))?;
+    }
+    if let Some(table) = file.proxy {
+        table.apply(&mut config.proxy).map_err(|(span, message)| mistake(span, message))?;
     }
     if let Some(table) = file.guard {
         table.apply(&mut config.guard).map_err(|(span, message)| mistake(span, message))?;
@@ -229,6 +233,7 @@ mod tests {
             log = { format = "json", level = "debug" }
             state_dir = "/s"
             findings = { log = "/f", off = ["new-edge"], learning_days = 1, certificate_days = 2, certificate_urgent_days = 3, lowest_tls = "1.3" }
+            proxy = { trust_domain = "example.org", connections = 9 }
             "#,
         )
         .unwrap();
@@ -266,6 +271,11 @@ mod tests {
                 },
                 log: Some("/f".into()),
             },
+            proxy: proxy::ProxyConfig {
+                trust_domain: "example.org".to_owned(),
+                connections: 9,
+                ..proxy::ProxyConfig::default()
+            },
         };
         assert_eq!(config, expected);
     }
@@ -292,6 +302,7 @@ mod tests {
         assert!(refused("metrics = \"9642\"").contains("off"));
         assert!(refused("flow_capacity = 0").contains("at least 1"));
         assert!(refused("name = \"a/b\"").contains("--> b.toml:1:8"));
+        assert!(refused("proxy = { memory = \"1TB\" }").contains("--> b.toml:1:20"));
         assert!(refused("guard = { mark = 0xf0f0 }").contains("--> b.toml:1:18"));
         assert!(refused("guard = { interfaces = [] }").contains("enabled = false"));
         assert!(refused("guard = { wire = [\"eth0\", \"a b\"] }").contains("--> b.toml:1:27"));

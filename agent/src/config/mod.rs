@@ -9,6 +9,7 @@ mod file;
 pub mod findings;
 pub mod guard;
 mod ports;
+pub mod proxy;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use file::ConfigError;
 pub use findings::FindingsConfig;
 pub use guard::GuardConfig;
 pub use ports::{PortError, display_failsafe};
+pub use proxy::ProxyConfig;
 
 /// Where the configuration is looked for when no `--config` is given; it may be absent.
 pub const DEFAULT_FILE: &str = "/etc/bulkhead/bulkhead.toml";
@@ -67,6 +69,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Findings.
     pub findings: FindingsConfig,
+    /// The proxy that gives programs mutual TLS.
+    pub proxy: ProxyConfig,
 }
 
 /// What a denial does on this node.
@@ -169,6 +173,9 @@ pub struct Flags {
     /// Findings.
     #[command(flatten)]
     pub findings: findings::FindingsFlags,
+    /// The proxy.
+    #[command(flatten)]
+    pub proxy: proxy::ProxyFlags,
 }
 
 /// Which instance a command is about.
@@ -212,6 +219,7 @@ impl Default for Config {
             guard: GuardConfig::default(),
             state_dir: PathBuf::from("/var/lib/bulkhead"),
             findings: FindingsConfig::default(),
+            proxy: ProxyConfig::default(),
         }
     }
 }
@@ -260,6 +268,9 @@ impl Config {
         replace(&mut self.state_dir, flags.state_dir);
         self.findings
             .override_with(&flags.findings)
+            .map_err(|(flag, reason)| ConfigError::Flag { flag, reason })?;
+        self.proxy
+            .override_with(&flags.proxy)
             .map_err(|(flag, reason)| ConfigError::Flag { flag, reason })?;
         replace_some(&mut self.object, flags.object);
         if let Some(mode) = flags.mode {
