@@ -7,7 +7,7 @@ use std::{
 };
 
 use bulkhead_abi::{
-    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, Inspection, ListenerKey, LocalAddress,
+    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
     PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
     flow::{Doomed, FirstFragment, FragmentKey, Listener},
     inspect::{ClassCount, ClassKey},
@@ -72,8 +72,6 @@ pub struct Maps {
     pub events: OwnedFd,
     /// Flows by class.
     pub classes: Table<ClassKey, ClassCount>,
-    /// Connections that carried data before they were accepted.
-    pub early: Table<FlowKey, Inspection>,
     /// The ring of opening bytes.
     pub pieces: OwnedFd,
     /// What the proxy's sockets are for, and those that were turned to it; by descriptor.
@@ -121,7 +119,6 @@ impl Maps {
             doomed: Table::open(maps, names::DOOMED)?,
             events: bulkhead_sys::pin::open(&maps.join(names::EVENTS))?,
             classes: Table::open(maps, names::CLASSES)?,
-            early: Table::open(maps, names::EARLY)?,
             pieces: bulkhead_sys::pin::open(&maps.join(names::PIECES))?,
             socket_roles: Table::open(maps, names::SOCKET_ROLES)?,
             turned: Table::open(maps, names::TURNED)?,

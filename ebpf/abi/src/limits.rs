@@ -41,8 +41,6 @@ pub const EVENTS: u32 = 1 << 20;
 pub const CLASSES: u32 = 16_384;
 /// Bytes of the ring of opening bytes.
 pub const PIECES: u32 = 1 << 21;
-/// Connections that carried data before they were accepted (TCP Fast Open, a deferred accept).
-pub const EARLY: u32 = 4_096;
 /// Connections that were turned into the proxy lately.
 pub const TURNED: u32 = 65_536;
 /// How long, in nanoseconds, a flow of one kind (a [`ClassKey`](crate::inspect::ClassKey)) is told of

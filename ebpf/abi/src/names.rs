@@ -71,9 +71,6 @@ names! {
     CLASSES = "CLASSES";
     /// Ring of [`Piece`](crate::inspect::Piece)s.
     PIECES = "PIECES";
-    /// [`FlowKey`](crate::FlowKey) → [`Inspection`](crate::Inspection) of a connection that carried data
-    /// before it was accepted.
-    EARLY = "EARLY";
     /// Socket → [`SocketRole`](crate::SocketRole).
     SOCKET_ROLES = "SOCKET_ROLES";
     /// [`TurnedKey`](crate::TurnedKey) → [`TurnedValue`](crate::TurnedValue).
