@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use bulkhead_abi::{Conversation, Inspection, Reason};
 use bulkhead_core::{
-    inspect::{Cursor, Payload, Ruling, datagram, datagram::Readers, leaves},
+    inspect::{Cursor, Payload, Ruling, datagram, datagram::Readers, leaves, stream},
     packet::Bytes as _,
 };
 
@@ -119,19 +119,70 @@ readers! {
 }
 
 judges! {
-    inspect_judge judge
+    inspect_client fits_client
+    inspect_server fits_server
+    inspect_ssh fits_ssh
+    inspect_old_server fits_old_server
+    inspect_turn may_turn
     inspect_answer answer
     inspect_allow allow
     inspect_ask ask
 }
 
-/// [`leaves::look`].
+/// Functions that judge what others have found in it.
+macro_rules! deciders {
+    ($($leaf:ident $decide:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $leaf(inspection: *mut Inspection, sender: u32, found: u32) -> u32 {
+            // SAFETY: null or, by the verifier's word, a whole value.
+            match unsafe { inspection.as_mut() } {
+                Some(inspection) => leaves::$decide(inspection, sender, found),
+                None => NOTHING,
+            }
+        }
+    )*};
+}
+
+deciders! {
+    inspect_judge judge
+    inspect_look look
+}
+
+/// [`leaves::steps`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn inspect_look(inspection: *mut Inspection, sender: u32, found: u32) -> u32 {
+pub extern "C" fn inspect_steps(
+    skb: *mut __sk_buff,
+    place: u64,
+    inspection: *mut Inspection,
+    cursor: *mut Cursor,
+    next: u32,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    match unsafe { (inspection.as_mut(), cursor.as_mut()) } {
+        (Some(inspection), Some(cursor)) => {
+            leaves::steps(&Carried::placed(skb, place), inspection, cursor, next)
+        }
+        _ => NOTHING,
+    }
+}
+
+/// [`stream::segment`] of `seq << 32 | sender`; a ruling's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_segment(
+    skb: *mut __sk_buff,
+    place: u64,
+    inspection: *mut Inspection,
+    which: u64,
+) -> u32 {
     // SAFETY: null or, by the verifier's word, a whole value.
     match unsafe { inspection.as_mut() } {
-        Some(inspection) => leaves::look(inspection, sender, found),
+        Some(inspection) => {
+            let (sender, seq) = (which as u8 & 1, (which >> 32) as u32);
+            stream::segment(inspection, sender, seq, &Carried::placed(skb, place)).code()
+        }
         None => NOTHING,
     }
 }
@@ -208,6 +259,16 @@ impl Payload for Carried {
     }
 
     #[inline(always)]
+    fn steps(&self, inspection: &mut Inspection, cursor: &mut Cursor, next: u32) -> u32 {
+        inspect_steps(self.skb, self.place(), inspection, cursor, next)
+    }
+
+    #[inline(always)]
+    fn judge(&self, inspection: &mut Inspection, sender: u32, fits: u32) -> u32 {
+        inspect_judge(inspection, sender, fits)
+    }
+
+    #[inline(always)]
     fn look(&self, inspection: &mut Inspection, sender: u32, found: u32) -> u32 {
         inspect_look(inspection, sender, found)
     }
@@ -224,7 +285,11 @@ impl Payload for Carried {
         ident inspect_ident
         packets inspect_packets;
         judges
-        judge inspect_judge
+        fits_client inspect_client
+        fits_server inspect_server
+        fits_ssh inspect_ssh
+        fits_old_server inspect_old_server
+        may_turn inspect_turn
         answer inspect_answer
         allow inspect_allow
         ask inspect_ask;
@@ -240,6 +305,13 @@ impl Payload for Carried {
         binary_answer inspect_binary_answer
         paired_answer inspect_paired_answer
     }
+}
+
+/// Reads a segment.
+#[inline(always)]
+pub fn read_segment(carried: &Carried, inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
+    let which = u64::from(seq) << 32 | u64::from(sender);
+    Ruling::from_code(inspect_segment(carried.skb, carried.place(), inspection, which))
 }
 
 /// Reads a datagram; a ruling's code.

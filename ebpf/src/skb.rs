@@ -16,7 +16,7 @@ use bulkhead_abi::{
     Protocol, Reason, SocketFlow, Verdict, Workload, flow::Doomed, inspect::Datagrams, limits, names::Loss,
 };
 use bulkhead_core::{
-    inspect::{Ruling, stream},
+    inspect::Ruling,
     judge::Decision,
     packet::{Bytes, Span, Words},
     track::{
@@ -209,7 +209,7 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn on_segment(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
-        stream::segment(inspection, sender, seq, &Carried::new(self.ctx.skb.skb, at, len))
+        payload::read_segment(&Carried::new(self.ctx.skb.skb, at, len), inspection, sender, seq)
     }
 
     #[inline(always)]

@@ -1,9 +1,9 @@
 //! Sixteen bytes at once: the beginning of a direction, of a line, or a piece of a payload.
 //!
 //! Kept in two registers, so that looking for a pattern is a mask and a compare and no loop, and no byte
-//! is ever reached by an index. Whatever depends on how many bytes there are is read from a table and not
-//! branched on: the kernel's verifier walks all that follows once more for every branch, and learns a
-//! number's value in each.
+//! is ever reached by an index. Whatever depends on how many bytes there are is computed without a branch:
+//! the kernel's verifier walks all that follows once more for every branch, and learns a number's value in
+//! each.
 
 use bulkhead_abi::inspect::Stream;
 
@@ -321,35 +321,34 @@ struct By {
     place: u32,
 }
 
-/// By number; above [`ROOM`] as that.
-static BY: [By; 32] = {
-    let mut table = [By { high: 0, low: 0, few: 0, many: 0, place: 0 }; 32];
-    let (mut rest, mut at) = (table.as_mut_slice(), 0u32);
-    while let [first, behind @ ..] = rest {
-        let bytes = if at < ROOM { at } else { ROOM };
-        *first = By {
-            high: if bytes >= 8 { u64::MAX } else { !(u64::MAX >> (8 * bytes)) },
-            low: match bytes {
-                ROOM => u64::MAX,
-                8.. => !(u64::MAX >> (8 * (bytes - 8))),
-                _ => 0,
-            },
-            few: if bytes < 8 { u64::MAX } else { 0 },
-            many: if bytes >= 8 && bytes < ROOM { u64::MAX } else { 0 },
-            place: if bytes == 0 { 0 } else { ROOM + 1 - bytes },
-        };
-        rest = behind;
-        at += 1;
-    }
-    table
-};
-
+/// Of so many bytes; above [`ROOM`] as that.
 #[inline(always)]
-fn by(count: u32) -> &'static By {
-    const LAST: u32 = 31;
-    let index = if count < ROOM { count } else { ROOM };
-    let [none, ..] = &BY;
-    BY.get((index & LAST) as usize).unwrap_or(none)
+const fn by(count: u32) -> By {
+    let count = count as u64;
+    let over = ((count >> 4) + 0x0fff_ffff) >> 28;
+    let bytes = (count & over.wrapping_sub(1)) | over << 4;
+    let some = (bytes + 31) >> 5;
+    By {
+        high: !shifted_back(u64::MAX, bytes),
+        low: shifted(u64::MAX, ROOM as u64 - bytes),
+        few: (((bytes >> 3) + 3) >> 2).wrapping_sub(1),
+        many: 0u64.wrapping_sub(bytes >> 3 & 1),
+        place: (some * (ROOM as u64 + 1 - bytes)) as u32,
+    }
+}
+
+/// So many bytes further to the front, up to [`ROOM`]: no shift is as long as a word.
+#[inline(always)]
+const fn shifted(word: u64, bytes: u64) -> u64 {
+    let (more, less) = ((3 * bytes) & 63, (2 * bytes) & 63);
+    ((word << more) << more) << less
+}
+
+/// So many bytes further to the back, up to [`ROOM`].
+#[inline(always)]
+const fn shifted_back(word: u64, bytes: u64) -> u64 {
+    let (more, less) = ((3 * bytes) & 63, (2 * bytes) & 63);
+    ((word >> more) >> more) >> less
 }
 
 /// How many bytes of a mask of whole bytes are set.
@@ -446,6 +445,14 @@ mod tests {
             assert_eq!(head(ALL).first(cut as u32), head(front), "{cut}");
             assert!(head(ALL).agrees(head(back), cut as u32));
             assert!(head(front).agrees(head(ALL), 0));
+        }
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_is_all() {
+        for count in [17, 31, 32, 33, 255, 256, 65_551, 1 << 28, u32::MAX] {
+            assert_eq!(head(ALL).first(count), head(ALL), "{count}");
+            assert_eq!(head(ALL).behind(count), head(b""), "{count}");
         }
     }
 

@@ -31,10 +31,10 @@ pub mod leaves {
             binary_answer, binary_request, dialogue_answer, dialogue_request, late_binary_request,
             likely_request, paired, paired_answer, text_answer, text_request,
         },
-        opening::{judge, look, opening},
+        opening::{fits_client, fits_old_server, fits_server, fits_ssh, judge, look, may_turn, opening},
         records::{ident, packets, records},
         starttls::{allow, answer, ask, lines, skip},
-        stream::{enter, step},
+        stream::{enter, step, steps},
         wrap::wrapping,
     };
 }
@@ -55,6 +55,12 @@ pub trait Payload: Sized {
         stream::enter(self, inspection, cursor)
     }
 
+    /// Takes some steps of [`stream::segment`].
+    #[inline(always)]
+    fn steps(&self, inspection: &mut Inspection, cursor: &mut Cursor, next: u32) -> u32 {
+        stream::steps(self, inspection, cursor, next)
+    }
+
     /// Chooses the reader of the direction's state.
     #[inline(always)]
     fn step(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
@@ -69,8 +75,38 @@ pub trait Payload: Sized {
 
     /// Judges them: encrypted, or a dialogue.
     #[inline(always)]
-    fn judge(&self, inspection: &mut Inspection, sender: u32) -> u32 {
-        opening::judge(inspection, sender)
+    fn judge(&self, inspection: &mut Inspection, sender: u32, fits: u32) -> u32 {
+        opening::judge(inspection, sender, fits)
+    }
+
+    /// Compares first bytes with what [`Payload::judge`] looks for, as the methods behind it do.
+    #[inline(always)]
+    fn fits_client(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        opening::fits_client(inspection, sender)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn fits_server(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        opening::fits_server(inspection, sender)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn fits_ssh(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        opening::fits_ssh(inspection, sender)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn fits_old_server(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        opening::fits_old_server(inspection, sender)
+    }
+
+    #[doc(hidden)]
+    #[inline(always)]
+    fn may_turn(&self, inspection: &mut Inspection, sender: u32) -> u32 {
+        opening::may_turn(inspection, sender)
     }
 
     /// Judges them: clear text.

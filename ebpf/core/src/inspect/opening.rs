@@ -31,16 +31,109 @@ pub fn opening(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut
     if own.have == 0 { code::END } else { code::JUDGE }
 }
 
+/// How well the opening of a direction fits what [`judge`] looks for. Every part of it comes from a function
+/// of its own as a number that the kernel's verifier knows nothing about: what they find out does not
+/// multiply.
+#[derive(Clone, Copy)]
+struct Fits(u32);
+
+impl Fits {
+    /// A ClientHello.
+    #[inline(always)]
+    fn client(self) -> Fit {
+        Fit::from_code(self.0)
+    }
+
+    /// What a server says to one.
+    #[inline(always)]
+    fn server(self) -> Fit {
+        Fit::from_code(self.0 >> 2)
+    }
+
+    /// An SSH identification.
+    #[inline(always)]
+    fn ssh(self) -> Fit {
+        Fit::from_code(self.0 >> 4)
+    }
+
+    /// An SSH identification, of the other direction.
+    #[inline(always)]
+    fn other_ssh(self) -> Fit {
+        Fit::from_code(self.0 >> 6)
+    }
+
+    /// What a server says to a ClientHello in the format of SSL 2.0.
+    #[inline(always)]
+    fn old_server(self) -> bool {
+        self.0 & 1 << 8 != 0
+    }
+
+    /// What is looked through, or a dialogue that is accepted.
+    #[inline(always)]
+    fn turns(self) -> bool {
+        self.0 & 1 << 9 != 0
+    }
+}
+
+/// What [`judge`] is to know: a [`Fits`].
+#[inline(always)]
+pub(super) fn compare(payload: &impl Payload, inspection: &mut Inspection, sender: u32) -> u32 {
+    payload.fits_client(inspection, sender)
+        | payload.fits_server(inspection, sender) << 2
+        | payload.fits_ssh(inspection, sender) << 4
+        | payload.fits_ssh(inspection, 1 - (sender & 1)) << 6
+        | payload.fits_old_server(inspection, sender) << 8
+        | payload.may_turn(inspection, sender) << 9
+}
+
+/// Whether a direction's first bytes are a ClientHello: a [`Fit`]'s code.
+#[inline(always)]
+pub fn fits_client(inspection: &mut Inspection, sender: u32) -> u32 {
+    tls::client_hello(Head::of(side(inspection, sender))) as u32
+}
+
+/// Whether they are what a server says to a ClientHello: a [`Fit`]'s code.
+#[inline(always)]
+pub fn fits_server(inspection: &mut Inspection, sender: u32) -> u32 {
+    answers(Head::of(side(inspection, sender))) as u32
+}
+
+/// Whether they are an SSH identification: a [`Fit`]'s code.
+#[inline(always)]
+pub fn fits_ssh(inspection: &mut Inspection, sender: u32) -> u32 {
+    is_ssh(Head::of(side(inspection, sender))) as u32
+}
+
+/// Whether they are what a server says to a ClientHello in the format of SSL 2.0: 1 or 0.
+#[inline(always)]
+pub fn fits_old_server(inspection: &mut Inspection, sender: u32) -> u32 {
+    let (own, other) = (side(inspection, sender), side(inspection, 1 - (sender & 1)));
+    let asked = other.marks & mark::OWES == 0 && tls::old_client_hello(Head::of(other));
+    u32::from(asked && tls::server_hello(Head::of(own)) == Fit::Is)
+}
+
+/// Whether they may yet be something that is looked through, or the beginning of a dialogue that is
+/// accepted: 1 or 0.
+#[inline(always)]
+pub fn may_turn(inspection: &mut Inspection, sender: u32) -> u32 {
+    let (own, other) = (side(inspection, sender), side(inspection, 1 - (sender & 1)));
+    let head = Head::of(own);
+    let alone = sender == 0 && (other.have == 0 || other.marks & mark::OWES != 0);
+    u32::from(
+        (alone && wrap::may_wrap(inspection, head)) || starttls::may_begin(inspection.accept, sender, head),
+    )
+}
+
 /// Says what the opening of a direction is, as far as it is encrypted, looked through, or a dialogue that
 /// is being followed; leaves the rest to [`look`].
 #[inline(always)]
-pub fn judge(inspection: &mut Inspection, sender: u32) -> u32 {
+pub fn judge(inspection: &mut Inspection, sender: u32, fits: u32) -> u32 {
+    let fits = Fits(fits);
     let (own, other) = (side(inspection, sender), side(inspection, 1 - (sender & 1)));
     let (marks, other_marks) = (own.marks, other.marks);
     let head = Head::of(own);
     let other_owes = other_marks & mark::OWES != 0;
     let other_have = if other_owes { 0 } else { u32::from(other.have) };
-    let other_head = Head::of(other);
     if marks & mark::OWES != 0 {
         return wrap::answer(inspection, head);
     }
@@ -51,8 +144,8 @@ pub fn judge(inspection: &mut Inspection, sender: u32) -> u32 {
     let strict = is_strict(inspection);
     // Nobody greets who has been spoken to; below `require`, what was said may have been anything.
     let greeted = other_marks & (mark::CLIENT | mark::SSH) != 0 || (strict && other_have != 0);
-    let client = if greeted { Fit::No } else { tls::client_hello(head) };
-    let server = if other_marks & mark::CLIENT == 0 { Fit::No } else { answers(head) };
+    let client = if greeted { Fit::No } else { fits.client() };
+    let server = if other_marks & mark::CLIENT == 0 { Fit::No } else { fits.server() };
     if strict && inner && sender == 0 && inspection.flags & Inspection::FLAG_ASKED != 0 {
         // Nobody who takes STARTTLS seriously goes on before the answer (RFC 3207, 4).
         return refuse(inspection, Reason::ClearText).code();
@@ -60,13 +153,10 @@ pub fn judge(inspection: &mut Inspection, sender: u32) -> u32 {
     if client == Fit::Is || server == Fit::Is {
         return hello(inspection, sender, head, server == Fit::Is);
     }
-    if other_marks & mark::CLIENT == 0
-        && tls::server_hello(head) == Fit::Is
-        && tls::old_client_hello(other_head)
-    {
+    if other_marks & mark::CLIENT == 0 && fits.old_server() {
         return conclude(inspection, Class::Tls, App::Unknown);
     }
-    let ssh = if inner || other_marks & mark::CLIENT != 0 { Fit::No } else { is_ssh(head) };
+    let ssh = if inner || other_marks & mark::CLIENT != 0 { Fit::No } else { fits.ssh() };
     if ssh == Fit::Is {
         return identification(inspection, sender, head);
     }
@@ -79,10 +169,8 @@ pub fn judge(inspection: &mut Inspection, sender: u32) -> u32 {
             accept.contains(Accept::TLS) && (server != Fit::No || (client != Fit::No && other_have == 0));
         let ssh = accept.contains(Accept::SSH)
             && ssh != Fit::No
-            && (other_have == 0 || other_marks & mark::SSH != 0 || is_ssh(other_head) != Fit::No);
-        let wrap = sender == 0 && other_have == 0 && wrap::may_wrap(inspection, head);
-        let fits = tls || ssh || wrap || starttls::may_begin(accept, sender, head);
-        if !fits && !accept.contains(Accept::UNKNOWN) {
+            && (other_have == 0 || other_marks & mark::SSH != 0 || fits.other_ssh() != Fit::No);
+        if !tls && !ssh && !fits.turns() && !accept.contains(Accept::UNKNOWN) {
             side_mut(inspection, sender).marks |= mark::ODD;
             return code::LOOK;
         }

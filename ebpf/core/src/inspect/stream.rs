@@ -63,19 +63,10 @@ pub fn segment(inspection: &mut Inspection, sender: u8, seq: u32, payload: &impl
         other => return Ruling::from_code(other),
     }
     let mut next = code::AGAIN;
-    for _ in 0..STEPS {
-        next = match next {
-            code::AGAIN => payload.step(inspection, &mut cursor),
-            code::JUDGE => payload.judge(inspection, cursor.sender),
-            code::LOOK => {
-                let found = opening::find(payload, inspection, cursor.sender);
-                payload.look(inspection, cursor.sender, found)
-            }
-            code::LINE if cursor.sender != 0 => payload.answer(inspection, cursor.sender),
-            code::LINE => match payload.allow(inspection, cursor.sender) {
-                code::AGAIN => payload.ask(inspection, cursor.sender),
-                other => other,
-            },
+    for _ in 0..ROUNDS {
+        next = payload.steps(inspection, &mut cursor, next);
+        match next {
+            code::AGAIN | code::JUDGE | code::LOOK | code::LINE => {}
             code::END => {
                 let own = side_mut(inspection, cursor.sender);
                 if own.state == mode::OPENING {
@@ -85,9 +76,6 @@ pub fn segment(inspection: &mut Inspection, sender: u8, seq: u32, payload: &impl
                 return Ruling::Pass;
             }
             other => return Ruling::from_code(other),
-        };
-        if inspection.phase == Inspection::DONE {
-            return Ruling::Pass;
         }
     }
     // More than an honest sender puts into a segment. Whoever is not stopped is no longer followed.
@@ -96,6 +84,35 @@ pub fn segment(inspection: &mut Inspection, sender: u8, seq: u32, payload: &impl
     }
     inspection.phase = Inspection::DONE;
     Ruling::Pass
+}
+
+/// [`STEPS`] steps of [`segment`], from what the last one said on; what the last of these says.
+#[inline(always)]
+pub fn steps(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cursor, last: u32) -> u32 {
+    let mut next = last;
+    for _ in 0..STEPS {
+        next = match next {
+            code::AGAIN => payload.step(inspection, cursor),
+            code::JUDGE => {
+                let fits = opening::compare(payload, inspection, cursor.sender);
+                payload.judge(inspection, cursor.sender, fits)
+            }
+            code::LOOK => {
+                let found = opening::find(payload, inspection, cursor.sender);
+                payload.look(inspection, cursor.sender, found)
+            }
+            code::LINE if cursor.sender != 0 => payload.answer(inspection, cursor.sender),
+            code::LINE => match payload.allow(inspection, cursor.sender) {
+                code::AGAIN => payload.ask(inspection, cursor.sender),
+                other => other,
+            },
+            other => return other,
+        };
+        if inspection.phase == Inspection::DONE {
+            return Ruling::Pass.code();
+        }
+    }
+    next
 }
 
 /// Where in the direction's TLS opening (its ClientHello, or its ServerHello and what follows) the byte
@@ -291,9 +308,11 @@ pub(super) mod code {
     pub(in crate::inspect) const LINE: u32 = 0x1_0004;
 }
 
-/// How many steps a segment may take: some for every sixteen bytes of a dialogue, one for
-/// [`records::AT_ONCE`](super::records::AT_ONCE) records.
-const STEPS: u32 = 1024;
+/// How many steps are taken at once. [`ROUNDS`] times that is what a segment may take: some for every
+/// sixteen bytes of a dialogue, one for [`records::AT_ONCE`](super::records::AT_ONCE) records.
+const STEPS: u32 = 32;
+/// See [`STEPS`].
+const ROUNDS: u32 = 32;
 /// After so many segments with something missing before them, it will not come any more.
 const GAPS: u8 = 16;
 /// A direction of so many bytes, and still unknown, stays so.

@@ -4,13 +4,26 @@ use super::head::{Head, begins, may_begin};
 
 /// How well bytes fit what they are compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub(super) enum Fit {
     /// They are something else.
-    No,
+    No = 0,
     /// They may be the beginning of it.
-    May,
+    May = 1,
     /// They are it.
-    Is,
+    Is = 2,
+}
+
+impl Fit {
+    /// The one with this code, which is two bits of what is handed in.
+    #[inline(always)]
+    pub(super) const fn from_code(code: u32) -> Self {
+        match code & 3 {
+            0 => Self::No,
+            1 => Self::May,
+            _ => Self::Is,
+        }
+    }
 }
 
 /// How many bytes make sure of a hello: a record's header (RFC 8446, 5.1), a handshake message's header
