@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use bulkhead_abi::{
-    Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey,
-    LocalAddress, PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
+    Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
+    PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
     flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
     inspect::{ClassCount, ClassKey, Piece},
     limits,
@@ -88,9 +88,6 @@ pub static COUNTERS: PerCpuArray<Counter, { limits::COUNTERS as usize }> = PerCp
 pub static CLASSES: HashMap<ClassKey, ClassCount, { limits::CLASSES as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static PIECES: RingBuf<Piece, { limits::PIECES as usize }> = RingBuf::new();
-/// One that is pushed out costs a stream its beginning: then it is unknown.
-#[btf_map]
-pub static EARLY: LruHashMap<FlowKey, { limits::EARLY as usize }> = LruHashMap::new();
 /// Inherited, so that what the proxy accepts has its listener's role.
 #[btf_map]
 pub static SOCKET_ROLES: Inherited<SocketRole> = Inherited::new();

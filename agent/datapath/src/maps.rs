@@ -7,8 +7,8 @@ use std::{
 };
 
 use bulkhead_abi::{
-    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
-    PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
+    Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
+    RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
     flow::{Doomed, FirstFragment, FragmentKey, Listener},
     inspect::{ClassCount, ClassKey},
     names,
