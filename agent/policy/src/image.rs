@@ -12,6 +12,7 @@ use bulkhead_abi::{
 };
 use serde::Serialize;
 
+use crate::access::Zones;
 use crate::model::{Action, Flow, Location, RuleRef, Tier};
 use crate::prefix::Prefix;
 
@@ -111,6 +112,11 @@ impl Image {
                 None => format!("identity {}", identity.0),
             },
         }
+    }
+
+    /// The zones of an identity; none for `world`, `node`, `virtual` and what the image does not know.
+    pub fn zones_of(&self, identity: Identity) -> Zones {
+        self.zones.get(&identity).into_iter().flat_map(|zones| zones.iter().cloned()).collect()
     }
 
     /// The identity of exactly these zones (in any order), if the image has one. Where it has none, a

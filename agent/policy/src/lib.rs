@@ -9,6 +9,7 @@
 //! and an image that contradicts itself denies.
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod ast;
 mod check;
 pub mod compile;

@@ -151,7 +151,15 @@ impl Zone {
 
     /// Whether who shows this name is in the zone: it is the name of its own workloads, or one of `names`.
     pub fn knows(&self, name: &SpiffeId, trust_domain: &str) -> bool {
-        self.names.contains(name) || self.shown_name(trust_domain).as_ref() == Some(name)
+        let is_default = || {
+            let path = name.as_str().strip_prefix("spiffe://")?.strip_prefix(trust_domain)?;
+            path.strip_prefix("/ns/")?.strip_prefix(DEFAULT_NAMESPACE)?.strip_prefix("/sa/")
+        };
+        let shown = match &self.own_name {
+            Some(own) => own == name,
+            None => is_default() == Some(&*self.name),
+        };
+        shown || self.names.contains(name)
     }
 }
 

@@ -121,6 +121,21 @@ pub fn judge_parties(model: &Model, from: &Party, to: &Party, flow: &Flow) -> De
     }
 }
 
+/// The allows that let anybody reach this party, on one of these sides; of `flow` the ends are not looked at.
+pub(crate) fn allows_to<'a>(
+    model: &'a Model,
+    to: &Party,
+    flow: &Flow,
+    sides: Sides,
+) -> impl Iterator<Item = &'a Rule> {
+    let speaks = move |rule: &&Rule| {
+        (sides != Sides::Ingress && speaks_for(rule, true))
+            || (sides != Sides::Egress && speaks_for(rule, false))
+    };
+    let rules = model.rules().iter().map(Arc::as_ref).filter(|rule| rule.action == Action::Allow);
+    rules.filter(speaks).filter(|rule| selects(&rule.to, as_met(to)) && port_matches(&rule.ports, flow))
+}
+
 /// What rules take a party for: to them, who is nobody is of the world.
 fn as_met(party: &Party) -> &Party {
     if *party == Party::Virtual { &Party::World } else { party }
@@ -154,8 +169,14 @@ impl<'a> Case<'a> {
         if own.is_empty() {
             return because(Verdict::Allow, Reason::Open, None);
         }
-        let rules: Vec<&Rule> =
-            self.model.rules().iter().map(Arc::as_ref).filter(|rule| self.applies(rule, own)).collect();
+        let own_party = party_of(own);
+        let rules: Vec<&Rule> = self
+            .model
+            .rules()
+            .iter()
+            .map(Arc::as_ref)
+            .filter(|rule| self.applies(rule, &own_party))
+            .collect();
 
         let admin = first_by_priority(&rules, |tier| match tier {
             Tier::Admin { priority } => Some(priority),
@@ -204,6 +225,7 @@ impl<'a> Case<'a> {
         if own.is_empty() {
             return Vec::new();
         }
+        let own = party_of(&own);
         let rules = self.model.rules().iter().map(Arc::as_ref);
         rules
             .filter(|rule| rule.tier == Tier::Normal && rule.action == Action::Allow)
@@ -212,27 +234,10 @@ impl<'a> Case<'a> {
     }
 
     /// Whether a rule speaks for this side, if these are its own zones, and matches the flow.
-    fn applies(&self, rule: &Rule, own: &[&Zone]) -> bool {
-        let own_names: Vec<Arc<str>> = own.iter().map(|zone| Arc::clone(&zone.name)).collect();
-        let own_party = Party::Zones(own_names);
-        let (from, to) = if self.egress { (&own_party, self.to) } else { (self.from, &own_party) };
-        let speaks = match rule.sides {
-            Sides::Both => true,
-            Sides::Egress => self.egress,
-            Sides::Ingress => !self.egress,
-        };
-        speaks && selects(&rule.from, from) && selects(&rule.to, to) && self.port_matches(&rule.ports)
-    }
-
-    fn port_matches(&self, ports: &Ports) -> bool {
-        match ports {
-            Ports::All => true,
-            Ports::Only(list) => list.iter().any(|ports| {
-                ports.protocol == self.flow.protocol
-                    && ports.first <= self.flow.port
-                    && self.flow.port <= ports.last
-            }),
-        }
+    fn applies(&self, rule: &Rule, own: &Party) -> bool {
+        let (from, to) = if self.egress { (own, self.to) } else { (self.from, own) };
+        let speaks = speaks_for(rule, self.egress);
+        speaks && selects(&rule.from, from) && selects(&rule.to, to) && port_matches(&rule.ports, self.flow)
     }
 
     fn own_zones(&self) -> Vec<&Zone> {
@@ -242,6 +247,27 @@ impl<'a> Case<'a> {
 
     fn peer_names(&self) -> &[Arc<str>] {
         names(if self.egress { self.to } else { self.from })
+    }
+}
+
+fn party_of(zones: &[&Zone]) -> Party {
+    Party::Zones(zones.iter().map(|zone| Arc::clone(&zone.name)).collect())
+}
+
+fn speaks_for(rule: &Rule, egress: bool) -> bool {
+    match rule.sides {
+        Sides::Both => true,
+        Sides::Egress => egress,
+        Sides::Ingress => !egress,
+    }
+}
+
+fn port_matches(ports: &Ports, flow: &Flow) -> bool {
+    match ports {
+        Ports::All => true,
+        Ports::Only(list) => list.iter().any(|ports| {
+            ports.protocol == flow.protocol && ports.first <= flow.port && flow.port <= ports.last
+        }),
     }
 }
 

@@ -145,7 +145,7 @@ fn levels_that_this_build_has_no_proxy_for_are_refused() {
     ] {
         let text = format!(
             "[zone.web]\ncidrs = [\"10.20.1.0/24\"]\n\
-             [[allow]]\nfrom = \"web\"\nto = \"world\"\nports = [\"tcp/443\"]\ntls = \"{level}\"\n"
+             [[allow]]\nfrom = \"any\"\nto = \"web\"\nports = [\"tcp/443\"]\ntls = \"{level}\"\n"
         );
         let shown = diagnostics([("x.toml".into(), text.into())]);
         let found: Vec<&str> = shown.iter().map(|diagnostic| diagnostic.code).collect();

@@ -43,6 +43,19 @@ pub(super) fn read(
     mutual
 }
 
+/// Who is in no zone has no name, so nobody dials him through the proxies, and he dials nobody; who comes
+/// from the world has perhaps one that no zone knows.
+pub(super) fn check_ends(reader: &mut Reader, from: &[Text], to: &[Text]) {
+    let of_from = from.iter().filter(|name| name.text == "node");
+    let of_to = to.iter().filter(|name| name.text == "node" || name.text == "world");
+    for Text { text, span } in of_from.chain(of_to) {
+        let message =
+            format!("`{text}` has no name to show, so under `mutual` every such connection is refused");
+        let help = "name a zone: its members have names";
+        reader.warn("bulkhead::nameless", span.clone(), message, "in no zone", help);
+    }
+}
+
 fn refuse(reader: &mut Reader, rule: &DeTable<'_>, key: &str, action: Action) {
     let Some((at, _)) = rule.get_key_value(key) else { return };
     let (message, help) = match action {

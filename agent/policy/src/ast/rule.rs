@@ -57,6 +57,7 @@ pub(super) fn read(
     if let Some((demand, _)) = tls.as_mut().filter(|(demand, _)| demand.level == Tls::Mutual) {
         demand.floor |= mutual.floor;
         mutual::check_ports(reader, listed.as_deref().unwrap_or_default());
+        mutual::check_ends(reader, &from, &to);
     }
     let selectors =
         |texts: &[Text]| -> Vec<Selector> { texts.iter().map(|text| Selector::named(&text.text)).collect() };
