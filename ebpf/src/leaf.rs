@@ -18,7 +18,7 @@ use bulkhead_core::{
     judge::{self, Decision, Question, Sides},
     packet::{self, Span},
     tables::Policy,
-    track::{Entry, Finding, Known, State, Telling, Whose, parts},
+    track::{Cast, Entry, Finding, Known, State, Telling, Whose, parts},
 };
 
 use crate::{
@@ -280,6 +280,42 @@ pub extern "C" fn leaf_prepare(skb: *mut __sk_buff, state: *mut State) -> u32 {
 #[inline(never)]
 pub extern "C" fn leaf_owned(skb: *mut __sk_buff, state: *const State) -> u32 {
     with(skb, state, |hook, state| parts::owned(hook, state).to_code())
+}
+
+/// [`parts::role`]; the number of the variant. Refuses where it cannot tell.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_role(
+    skb: *mut __sk_buff,
+    state: *const State,
+    peer: *mut Workload,
+    decision: *mut Decision,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    match unsafe { (state.as_ref(), peer.as_mut(), decision.as_mut()) } {
+        (Some(state), Some(peer), Some(decision)) => {
+            parts::role(&Skb::new(SkBuffContext::new(skb)), state, peer, decision) as u32
+        }
+        _ => Cast::Refused as u32,
+    }
+}
+
+/// [`parts::proxied`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_proxied(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |hook, state| parts::proxied(hook, state).to_code())
+}
+
+/// [`skb::note_turned`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_note_turned(skb: *mut __sk_buff, state: *const State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    if let Some(state) = unsafe { state.as_ref() } {
+        skb::note_turned(skb, state);
+    }
+    0
 }
 
 /// [`parts::listening`]; an outcome's code.

@@ -68,6 +68,18 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     answer(sock_addr::connect6(ctx))
 }
 
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    sock_addr::getpeername4(ctx);
+    GO_ON
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    sock_addr::getpeername6(ctx);
+    GO_ON
+}
+
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {
     sock::create(&ctx);
@@ -76,14 +88,12 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 
 #[cgroup_sock(post_bind4)]
 pub fn post_bind4(ctx: SockContext) -> i32 {
-    sock::bound(&ctx, sock::bound_v4(&ctx));
-    GO_ON
+    answer(sock::bound(&ctx, sock::bound_v4(&ctx)))
 }
 
 #[cgroup_sock(post_bind6)]
 pub fn post_bind6(ctx: SockContext) -> i32 {
-    sock::bound(&ctx, sock::bound_v6(&ctx));
-    GO_ON
+    answer(sock::bound(&ctx, sock::bound_v6(&ctx)))
 }
 
 #[cgroup_sock(sock_release)]

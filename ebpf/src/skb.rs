@@ -13,14 +13,16 @@ use aya_ebpf::{
 };
 use bulkhead_abi::{
     Addr, Control, Conversation, Direction, Event, EventKind, FlowKey, FlowState, Identity, Inspection,
-    Protocol, Reason, SocketFlow, Verdict, Workload, flow::Doomed, inspect::Datagrams, limits, names::Loss,
+    Protocol, Reason, RoleKind, SocketFlow, SocketRole, TurnedKey, Verdict, Workload, flow::Doomed,
+    inspect::Datagrams, limits, names::Loss,
 };
 use bulkhead_core::{
     inspect::Ruling,
     judge::Decision,
     packet::{Bytes, Span, Words},
     track::{
-        Before, Entry, Finding, Hook, Known, Outcome, Ownership, Slot, Socket, State, Telling, Told, Whose,
+        Before, Cast, Entry, Finding, Hook, Known, Outcome, Ownership, Slot, Socket, State, Telling, Told,
+        Whose, parts,
     },
 };
 
@@ -67,6 +69,21 @@ impl Skb {
         // SAFETY: the context of this program; 0 when it has no socket.
         unsafe { bpf_get_socket_cookie(self.ctx.as_ptr()) }
     }
+}
+
+/// Tells of a turned connection whose SYN this is, by the role of its socket.
+#[inline(always)]
+pub fn note_turned(skb: *mut __sk_buff, state: &State) {
+    let hook = Skb::new(SkBuffContext::new(skb));
+    let Some(role) = hook.role() else { return };
+    if role.read(|role| role.kind() != RoleKind::Turned) {
+        return;
+    }
+    let client = state.local();
+    let key = TurnedKey::new(hook.netns(), *client.addr, client.port);
+    let workload = hook.workload_at_hand();
+    // One that has no room is refused by the proxy, which finds nothing.
+    let _ = role.read(|role| maps::TURNED.insert(&key, &parts::turned(role, workload), 0));
 }
 
 /// Of a TCP socket, the sequence number of the first byte that comes in (`leaves` is 0) or goes out, with
@@ -190,6 +207,38 @@ impl<V> Slot<V> for Place<V> {
 impl Hook for Skb {
     type Owned = Place<SocketFlow>;
     type Tabled = Place<FlowState>;
+    type Role = Place<SocketRole>;
+
+    #[inline(always)]
+    fn role(&self) -> Option<Place<SocketRole>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get(&maps::SOCKET_ROLES, self.sk).map(Place)
+    }
+
+    #[inline(always)]
+    fn is_looped(&self) -> bool {
+        // Of include/net/flow.h: loopback is the first interface of every network namespace.
+        const LOOPBACK: u32 = 1;
+        // SAFETY: a field of the context.
+        unsafe { (*self.ctx.skb.skb).ingress_ifindex == LOOPBACK }
+    }
+
+    #[inline(always)]
+    fn note_turned(&self, state: &State) {
+        let _ = leaf::leaf_note_turned(self.ctx.skb.skb, state);
+    }
+
+    #[inline(always)]
+    fn on_role(&self, state: &State, peer: &mut Workload, decision: &mut Decision) -> Cast {
+        Cast::from_code(leaf::leaf_role(self.ctx.skb.skb, state, peer, decision))
+    }
+
+    #[inline(always)]
+    fn on_proxied(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::leaf_proxied(self.ctx.skb.skb, state))
+    }
 
     #[inline(always)]
     fn on_datagram(&self, owned: &Place<SocketFlow>, generation: u64, direction: Direction) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! `cgroup/sock_create`, `post_bind4/6` and `sock_release`: whose socket it is, and who receives where.
 //!
-//! Never denies. What is missed here costs an immediate EPERM, not a verdict.
+//! Denies one thing: a listener on a port of the proxy's that is not the proxy's. Otherwise what is missed
+//! here costs an immediate EPERM, not a verdict.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -10,7 +11,14 @@ use aya_ebpf::{
     },
     programs::SockContext,
 };
-use bulkhead_abi::{Addr, EventKind, ListenerKey, Protocol, flow::Listener, names::Loss};
+use bulkhead_abi::{
+    Addr, Control, EventKind, ListenerKey, Protocol, RoleKind, Verdict,
+    flow::Listener,
+    names::Loss,
+    role::{CAPTURE_PORT, TUNNEL_PORT},
+    tables::Home,
+};
+use bulkhead_core::call::turn;
 
 use crate::{maps, skb, storage, tables};
 
@@ -42,14 +50,17 @@ pub fn create(ctx: &SockContext) {
     }
 }
 
-/// Registers a bound socket as a receiver.
+/// Registers a bound socket as a receiver, unless it may not be bound there.
 #[inline(always)]
-pub fn bound(ctx: &SockContext, addr: Addr) {
+pub fn bound(ctx: &SockContext, addr: Addr) -> Verdict {
     // SAFETY: fields of the context.
     let (port, protocol) = unsafe { ((*ctx.sock).src_port, (*ctx.sock).protocol) };
     let protocol = Protocol(protocol as u8);
     if !protocol.has_ports() || port == 0 {
-        return;
+        return Verdict::Allow;
+    }
+    if protocol == Protocol::TCP && !may_bind(ctx, port as u16) {
+        return Verdict::Deny;
     }
     // SAFETY: no arguments that could be wrong.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
@@ -77,6 +88,30 @@ pub fn bound(ctx: &SockContext, addr: Addr) {
         event.kind = EventKind::Bound as u8;
         event.protocol = protocol.0;
     });
+    Verdict::Allow
+}
+
+/// Whether a port is free for this socket. Where the proxy listens, or the policy wants it to, its ports are
+/// its own.
+#[inline(always)]
+fn may_bind(ctx: &SockContext, port: u16) -> bool {
+    if !matches!(port, CAPTURE_PORT | TUNNEL_PORT) {
+        return true;
+    }
+    let control = tables::control();
+    if control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0 {
+        return true;
+    }
+    let wanted = control.flags & Control::FLAG_MUTUAL != 0;
+    if !wanted && !tables::home(netns(ctx)).is_some_and(|home| home.flags & Home::FLAG_PROXIED != 0) {
+        return true;
+    }
+    let kind = match storage::get(&maps::SOCKET_ROLES, ctx.sock) {
+        // SAFETY: lives as long as the socket.
+        Some(role) => RoleKind::from_code(unsafe { (*role).kind }),
+        None => RoleKind::None,
+    };
+    turn::may_bind(kind, port)
 }
 
 /// Forgets a receiver when its socket goes.

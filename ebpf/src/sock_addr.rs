@@ -1,16 +1,16 @@
-//! `cgroup/connect4` and `connect6`: the family exists here and nowhere further in.
+//! `cgroup/connect4`, `connect6`, `getpeername4` and `getpeername6`: the family exists here and nowhere further in.
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::bpf_sock,
+    bindings::{bpf_sock, bpf_sock_addr},
     helpers::{
         bpf_get_current_cgroup_id,
         generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie},
     },
     programs::SockAddrContext,
 };
-use bulkhead_abi::{Addr, Protocol, SocketFlow, SocketOwner, Verdict, Workload};
-use bulkhead_core::call::{self, Call, Connect};
+use bulkhead_abi::{Addr, Protocol, SocketFlow, SocketOwner, SocketRole, Verdict, Workload};
+use bulkhead_core::call::{self, Call, Connect, turn::Turn};
 
 use crate::{
     maps,
@@ -19,26 +19,55 @@ use crate::{
     tables::kernel_tables,
 };
 
-/// Judges a `connect` to an IPv4 address.
+/// Judges a `connect` to an IPv4 address, and turns it.
 #[inline(always)]
 pub fn connect4(ctx: SockAddrContext) -> Verdict {
     // SAFETY: fields of the context, read at constant offsets.
     let (target, sk) = unsafe { ((*ctx.sock_addr).user_ip4, (*ctx.sock_addr).__bindgen_anon_1.sk) };
     let bound = if sk.is_null() { 0 } else { unsafe { (*sk).src_ip4 } };
-    connect(ctx, sk, Addr::v4(target.to_ne_bytes()), Addr::v4(bound.to_ne_bytes()))
+    let (place, mut to) = (ctx.sock_addr, Turn::NONE);
+    let verdict = connect(ctx, sk, Addr::v4(target.to_ne_bytes()), Addr::v4(bound.to_ne_bytes()), &mut to);
+    write4(place, &to);
+    verdict
 }
 
-/// Judges a `connect` to an IPv6 address, `::ffff:a.b.c.d` among them.
+/// Judges a `connect` to an IPv6 address, `::ffff:a.b.c.d` among them, and turns it.
 #[inline(always)]
 pub fn connect6(ctx: SockAddrContext) -> Verdict {
     // SAFETY: fields of the context, read at constant offsets.
     let (target, sk) = unsafe { ((*ctx.sock_addr).user_ip6, (*ctx.sock_addr).__bindgen_anon_1.sk) };
     let bound = if sk.is_null() { [0; 4] } else { unsafe { (*sk).src_ip6 } };
-    connect(ctx, sk, from_words(target), from_words(bound))
+    let (place, mut to) = (ctx.sock_addr, Turn::NONE);
+    let verdict = connect(ctx, sk, from_words(target), from_words(bound), &mut to);
+    write6(place, &to);
+    verdict
+}
+
+/// Tells a program of an IPv4 socket whom it is connected to.
+#[inline(always)]
+pub fn getpeername4(ctx: SockAddrContext) {
+    let place = ctx.sock_addr;
+    write4(place, &peer_name(ctx));
+}
+
+/// Tells a program of an IPv6 socket whom it is connected to.
+#[inline(always)]
+pub fn getpeername6(ctx: SockAddrContext) {
+    let place = ctx.sock_addr;
+    write6(place, &peer_name(ctx));
 }
 
 #[inline(always)]
-fn connect(ctx: SockAddrContext, sk: *mut bpf_sock, target: Addr, bound: Addr) -> Verdict {
+fn peer_name(ctx: SockAddrContext) -> Turn {
+    // SAFETY: fields of the context, read at constant offsets.
+    let (port, sk) = unsafe { ((*ctx.sock_addr).user_port, (*ctx.sock_addr).__bindgen_anon_1.sk) };
+    let mut name = Turn::NONE;
+    call::turn::peer_name(&SockAddr { ctx, sk }, u16::from_be(port as u16), &mut name);
+    name
+}
+
+#[inline(always)]
+fn connect(ctx: SockAddrContext, sk: *mut bpf_sock, target: Addr, bound: Addr, to: &mut Turn) -> Verdict {
     // SAFETY: fields of the context, read at constant offsets.
     let (port, protocol) = unsafe { ((*ctx.sock_addr).user_port, (*ctx.sock_addr).protocol) };
     let bound_port = if sk.is_null() { 0 } else { unsafe { (*sk).src_port } };
@@ -47,7 +76,40 @@ fn connect(ctx: SockAddrContext, sk: *mut bpf_sock, target: Addr, bound: Addr) -
         protocol: Protocol(protocol as u8),
         bound: (bound, bound_port as u16),
     };
-    call::connect(&SockAddr { ctx, sk }, &connect)
+    call::connect(&SockAddr { ctx, sk }, &connect, to)
+}
+
+/// Puts another IPv4 address and port into the call, if there is one.
+#[inline(always)]
+fn write4(place: *mut bpf_sock_addr, to: &Turn) {
+    if to.port == 0 {
+        return;
+    }
+    let [.., a, b, c, d] = to.addr.octets();
+    // SAFETY: fields of the context that these programs may write.
+    unsafe {
+        (*place).user_ip4 = u32::from_ne_bytes([a, b, c, d]);
+        (*place).user_port = u32::from(to.port.to_be());
+    }
+}
+
+/// The same of IPv6.
+#[inline(always)]
+fn write6(place: *mut bpf_sock_addr, to: &Turn) {
+    if to.port == 0 {
+        return;
+    }
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = to.addr.octets();
+    // SAFETY: fields of the context that these programs may write.
+    unsafe {
+        (*place).user_ip6 = [
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ];
+        (*place).user_port = u32::from(to.port.to_be());
+    }
 }
 
 #[inline(always)]
@@ -80,6 +142,23 @@ kernel_tables!(SockAddr);
 
 impl Call for SockAddr {
     type Owned = Place<SocketFlow>;
+    type Role = Place<SocketRole>;
+
+    #[inline(always)]
+    fn role(&self) -> Option<Place<SocketRole>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get(&maps::SOCKET_ROLES, self.sk).map(Place::at)
+    }
+
+    #[inline(always)]
+    fn make_role(&self) -> Option<Place<SocketRole>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get_or_create(&maps::SOCKET_ROLES, self.sk).map(Place::at)
+    }
 
     #[inline(always)]
     fn own(&self) -> Option<Place<SocketFlow>> {

@@ -119,9 +119,11 @@ impl Loss {
 pub const GUARD_PROGRAMS: [&str; 2] = ["guard_ingress", "guard_egress"];
 
 /// Programs at the cgroup root, by the kernel's name of their hook.
-pub const PROGRAMS: [&str; 8] = [
+pub const PROGRAMS: [&str; 10] = [
     "connect4",
     "connect6",
+    "getpeername4",
+    "getpeername6",
     "post_bind4",
     "post_bind6",
     "sock_create",

@@ -168,6 +168,13 @@ pub enum Tls {
 }
 
 impl Tls {
+    /// Whether a flow's own bytes must be encrypted, so that they are looked at. Under mutual TLS by the proxy
+    /// the programs speak as they like: there it matters which way they go.
+    #[inline(always)]
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::Require | Self::Terminate | Self::Originate)
+    }
+
     /// The level with this code; any other code is the strictest that the kernel enforces itself, because
     /// nothing unknown may be read as "anything goes".
     #[inline(always)]

@@ -17,6 +17,8 @@ pub enum Sides {
     One(Side),
     /// Both ends are on this node.
     Both,
+    /// Both ends' rules are asked, and who they are is told by their addresses alone.
+    Apart,
 }
 
 impl Sides {
@@ -27,6 +29,7 @@ impl Sides {
             Self::Both => 0,
             Self::One(Side::Egress) => 1,
             Self::One(Side::Ingress) => 2,
+            Self::Apart => 3,
         }
     }
 
@@ -36,6 +39,7 @@ impl Sides {
         match code {
             1 => Self::One(Side::Egress),
             2 => Self::One(Side::Ingress),
+            3 => Self::Apart,
             _ => Self::Both,
         }
     }
@@ -124,11 +128,24 @@ pub fn judge<T: Tables>(
     in_mode(policy, decision)
 }
 
-/// What the rules answer; `None` where the tables hold nothing for these two.
+/// What the rules answer; `None` where the tables hold nothing for these two. What they allow by way of the
+/// proxy only is refused: what goes that way is not asked about here.
 #[inline(always)]
 pub fn lookup<T: Tables>(policy: &Policy<'_, T>, question: &Question) -> Option<SideAnswer> {
     let cell = policy.cell(question.from, question.to, question.protocol, question.port)?;
-    Some(pick(question.sides, cell.egress(), cell.ingress()))
+    let answer = pick(question.sides, cell.egress(), cell.ingress());
+    if answer.verdict != Verdict::Allow || is_direct(question, &cell.demand()) {
+        return Some(answer);
+    }
+    let reports = !enforces(policy, question.from) && !enforces(policy, question.to);
+    let verdict = if reports { Verdict::Audit } else { Verdict::Deny };
+    Some(SideAnswer { verdict, reason: Reason::OutsideProxy, ..answer })
+}
+
+/// Whether the flow may go straight from one program to the other.
+#[inline(always)]
+fn is_direct(question: &Question, demand: &Demand) -> bool {
+    demand.level != Tls::Mutual || (question.sides == Sides::Both && demand.floor & Demand::ATTEST != 0)
 }
 
 /// How a flow is to be encrypted, and whether anybody enforces that.
@@ -229,16 +246,16 @@ fn pick(sides: Sides, egress: SideAnswer, ingress: SideAnswer) -> SideAnswer {
     match sides {
         Sides::One(Side::Egress) => egress,
         Sides::One(Side::Ingress) => ingress,
-        Sides::Both if ingress.verdict > egress.verdict => ingress,
-        Sides::Both if ingress.verdict < egress.verdict => egress,
-        Sides::Both if matches!(egress.reason, Reason::Open) => ingress,
-        Sides::Both => egress,
+        _ if ingress.verdict > egress.verdict => ingress,
+        _ if ingress.verdict < egress.verdict => egress,
+        _ if matches!(egress.reason, Reason::Open) => ingress,
+        _ => egress,
     }
 }
 
 /// A denial in a node that only reports, or that has not begun to enforce.
 #[inline(always)]
-fn in_mode<T: Tables>(policy: &Policy<'_, T>, decision: Decision) -> Decision {
+pub(crate) fn in_mode<T: Tables>(policy: &Policy<'_, T>, decision: Decision) -> Decision {
     if decision.verdict == Verdict::Deny
         && policy.control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0
     {

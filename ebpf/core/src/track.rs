@@ -20,6 +20,7 @@ mod listening;
 mod owned;
 mod pieces;
 pub(crate) mod prepared;
+pub(crate) mod role;
 mod tabled;
 mod telling;
 
@@ -40,6 +41,7 @@ pub(crate) use self::{tabled::tcp_after, telling::again};
 pub use content::Known;
 pub use hook::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
 pub use pieces::{Before, Told};
+pub use role::Cast;
 pub use tabled::{is_expired, lifetime};
 
 /// The parts of the work, each for itself. [`Hook`] has a method for each: the kernel makes them
@@ -48,8 +50,8 @@ pub mod parts {
     pub use super::{
         anomaly, content::content, content::examine, content::told, datagram::again as datagram,
         icmp::icmp_error, inspected::found, inspected::inspect, listening::listening, owned::owned,
-        pieces::tell, prepare, tabled::enter, tabled::tracked, tabled::untracked, telling::account,
-        telling::doomed,
+        pieces::tell, prepare, role::proxied, role::role, role::turned, tabled::enter, tabled::tracked,
+        tabled::untracked, telling::account, telling::doomed,
     };
 }
 
@@ -105,14 +107,20 @@ fn is_read(flow: &SocketFlow) -> bool {
 
 #[inline(always)]
 fn judge_packet<H: Hook>(hook: &H, state: &State) -> Verdict {
-    let mut outcome = match state.kind {
-        Kind::Discovery => Outcome::Verdict(Verdict::Allow),
-        Kind::Malformed(reason) => Outcome::Anomaly(reason),
-        Kind::IcmpError => hook.on_icmp_error(state),
-        Kind::Segment(_) if state.socket == Socket::Listening => hook.on_listening(state),
-        _ if is_owned(hook, state) => inspected::after(hook, state, hook.on_owned(state)),
-        _ => hook.on_tracked(state),
-    };
+    let mut outcome = Outcome::Untracked;
+    if state.control.flags & Control::FLAG_MUTUAL != 0 && is_parts(state) {
+        outcome = inspected::after(hook, state, hook.on_proxied(state));
+    }
+    if outcome == Outcome::Untracked {
+        outcome = match state.kind {
+            Kind::Discovery => Outcome::Verdict(Verdict::Allow),
+            Kind::Malformed(reason) => Outcome::Anomaly(reason),
+            Kind::IcmpError => hook.on_icmp_error(state),
+            Kind::Segment(_) if state.socket == Socket::Listening => hook.on_listening(state),
+            _ if is_owned(hook, state) => inspected::after(hook, state, hook.on_owned(state)),
+            _ => hook.on_tracked(state),
+        };
+    }
     if outcome == Outcome::Untracked {
         outcome = hook.on_untracked(state);
     }
@@ -121,6 +129,12 @@ fn judge_packet<H: Hook>(hook: &H, state: &State) -> Verdict {
         Outcome::Anomaly(reason) => hook.on_anomaly(state, reason),
         Outcome::Untracked => hook.on_anomaly(state, Reason::Inconsistent),
     }
+}
+
+/// Whether a socket's role can matter for the packet.
+#[inline(always)]
+const fn is_parts(state: &State) -> bool {
+    matches!(state.kind, Kind::Segment(_)) && !matches!(state.socket, Socket::None)
 }
 
 /// Whether the socket at hand owns the packet's flow, or may.

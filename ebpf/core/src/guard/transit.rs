@@ -86,7 +86,7 @@ impl Asked {
         from: Identity::UNKNOWN,
         to: Identity::UNKNOWN,
         receiver: Workload::UNKNOWN,
-        sides: BOTH as u32,
+        sides: APART as u32,
         flags: 0,
     };
     /// The sender's socket layer has left it to the guard.
@@ -160,7 +160,8 @@ pub fn ask<G: Guard>(guard: &G, state: &State, asked: &mut Asked) -> Outcome {
     let local = guard.local(state.remote().addr).is_some();
     let wire = guard.interface().flags & Interface::FLAG_WIRE != 0;
     let mark = guard.mark();
-    asked.sides = u32::from(whose_sides(sender.is_some(), mark, local, wire));
+    let known = sender.is_some() && asked.receiver.is_known();
+    asked.sides = u32::from(whose_sides(sender.is_some(), mark, local, wire, known));
     let bit = |set: bool, flag: u32| if set { flag } else { 0 };
     asked.flags = bit(sender.is_some(), Asked::CARRIED)
         | bit(local || (sender.is_none() && mark == Mark::JUDGED), Asked::ELSEWHERE)
@@ -254,19 +255,22 @@ fn write(flow: &mut FlowState, generation: u64, decision: &Decision, sides: u8) 
 const BOTH: u8 = 0;
 const EGRESS: u8 = 1;
 const INGRESS: u8 = 2;
+const APART: u8 = 3;
 
 /// Whose rules the guard asks: those of the ends that no socket layer judges, here or on another node.
+/// `known`: the workloads at both ends are.
 #[inline(always)]
-const fn whose_sides(deferred: bool, mark: Mark, local: bool, wire: bool) -> u8 {
+const fn whose_sides(deferred: bool, mark: Mark, local: bool, wire: bool, known: bool) -> u8 {
     match mark {
         _ if deferred && wire => EGRESS,
-        _ if deferred => BOTH,
+        _ if known => BOTH,
+        _ if deferred => APART,
         Mark::JUDGED => INGRESS,
         // From one machine to another: no socket of either is here.
-        Mark::WIRE if wire => BOTH,
+        Mark::WIRE if wire => APART,
         Mark::WIRE => INGRESS,
         _ if local || wire => EGRESS,
-        _ => BOTH,
+        _ => APART,
     }
 }
 
@@ -275,7 +279,8 @@ const fn sides_of(code: u8) -> Sides {
     match code {
         EGRESS => Sides::One(Side::Egress),
         INGRESS => Sides::One(Side::Ingress),
-        _ => Sides::Both,
+        BOTH => Sides::Both,
+        _ => Sides::Apart,
     }
 }
 

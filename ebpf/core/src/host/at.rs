@@ -4,7 +4,8 @@ use std::{cell::RefCell, rc::Rc};
 
 use bulkhead_abi::{
     Addr, Cell, Control, CounterKey, Direction, Event, FlowKey, FlowState, Identity, ListenerKey,
-    LocalAddress, PairKey, Reason, RuleKey, SocketFlow, SocketOwner, Workload,
+    LocalAddress, PairKey, Reason, RoleKind, RuleKey, SocketFlow, SocketOwner, SocketRole, TurnedKey,
+    Workload,
     flow::{Denial, Listener},
     inspect::ClassKey,
     limits,
@@ -158,6 +159,7 @@ impl Report for At<'_> {
 
 impl Call for At<'_> {
     type Owned = Place<SocketFlow>;
+    type Role = Place<SocketRole>;
 
     fn own(&self) -> Option<Place<SocketFlow>> {
         Hook::own(self)
@@ -168,12 +170,33 @@ impl Call for At<'_> {
     fn current(&self) -> Workload {
         self.current
     }
+    fn role(&self) -> Option<Place<SocketRole>> {
+        Hook::role(self)
+    }
+    fn make_role(&self) -> Option<Place<SocketRole>> {
+        let mut role = self.sock.role.borrow_mut();
+        Some(Place(role.get_or_insert_default().clone()))
+    }
 }
 
 impl Hook for At<'_> {
     type Owned = Place<SocketFlow>;
     type Tabled = Place<FlowState>;
+    type Role = Place<SocketRole>;
 
+    fn role(&self) -> Option<Place<SocketRole>> {
+        self.sock.role.borrow().clone().map(Place)
+    }
+    fn is_looped(&self) -> bool {
+        self.sock.looped.get()
+    }
+    fn note_turned(&self, state: &State) {
+        let Some(role) = self.sock.role().filter(|role| role.kind() == RoleKind::Turned) else { return };
+        let client = state.local();
+        let key = TurnedKey::new(self.sock.netns, *client.addr, client.port);
+        let turned = parts::turned(&role, self.workload_at_hand());
+        self.node.turned.borrow_mut().insert(key, turned);
+    }
     fn socket(&self) -> Socket {
         self.sock.state
     }

@@ -20,14 +20,14 @@ use std::{
 
 use bulkhead_abi::{
     Addr, Control, Counter, CounterKey, Direction, Event, FlowKey, FlowState, ListenerKey, LocalAddress,
-    SocketFlow, SocketOwner, Verdict, Workload,
+    SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue, Verdict, Workload,
     flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
     inspect::{ClassCount, ClassKey},
     tables::{FailsafeKey, Home, Interface},
 };
 
 use crate::{
-    call::{self, Connect},
+    call::{self, Connect, turn::Turn},
     report::NO_SLOT,
     track::{self, Ownership, Socket},
 };
@@ -67,6 +67,7 @@ pub struct Node {
     flows: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
     transit: RefCell<BTreeMap<FlowKey, Rc<RefCell<FlowState>>>>,
     fragments: RefCell<BTreeMap<FragmentKey, FirstFragment>>,
+    turned: RefCell<BTreeMap<TurnedKey, TurnedValue>>,
     openings: RefCell<BTreeMap<u32, Opening>>,
     denied: RefCell<HashMap<FlowKey, Denial>>,
     classes: RefCell<BTreeMap<ClassKey, ClassCount>>,
@@ -95,6 +96,7 @@ impl Default for Node {
             transit: RefCell::default(),
             fragments: RefCell::default(),
             openings: RefCell::default(),
+            turned: RefCell::default(),
             denied: RefCell::default(),
             classes: RefCell::default(),
             pieces: RefCell::default(),
@@ -112,7 +114,27 @@ impl Node {
 
     /// Judges a `connect` that a process of the cgroup `current` makes on `sock`.
     pub fn connect(&self, sock: &Sock, current: u64, connect: &Connect) -> Verdict {
-        call::connect(&At { current: self.workload_of(current), ..At::packet(self, sock, &[]) }, connect)
+        self.dial(sock, current, connect).0
+    }
+
+    /// The same, with where it is turned to.
+    pub fn dial(&self, sock: &Sock, current: u64, connect: &Connect) -> (Verdict, Turn) {
+        let mut to = Turn::NONE;
+        let at = At { current: self.workload_of(current), ..At::packet(self, sock, &[]) };
+        let verdict = call::connect(&at, connect, &mut to);
+        (verdict, to)
+    }
+
+    /// Whom a socket is told that it is connected to, where the kernel says `port`.
+    pub fn peer_name(&self, sock: &Sock, port: u16) -> Turn {
+        let mut name = Turn::NONE;
+        call::turn::peer_name(&At::packet(self, sock, &[]), port, &mut name);
+        name
+    }
+
+    /// What is known of turned connections.
+    pub fn turned(&self) -> BTreeMap<TurnedKey, TurnedValue> {
+        self.turned.borrow().clone()
     }
 
     /// A cgroup with the nearest one above it that is in a zone, as a hook meets it.
@@ -207,6 +229,10 @@ pub struct Sock {
     pub starts: (Option<u32>, Option<u32>),
     /// Its storage; a clone of the socket shares it once there is something in it.
     pub storage: RefCell<Option<Rc<RefCell<SocketFlow>>>>,
+    /// What it is for.
+    pub role: RefCell<Option<Rc<RefCell<SocketRole>>>>,
+    /// Whether what comes in came over loopback.
+    pub looped: Cell<bool>,
 }
 
 impl Sock {
@@ -221,7 +247,20 @@ impl Sock {
             owner: Some(SocketOwner { cgroup, netns, ..SocketOwner::default() }),
             starts: (None, None),
             storage: RefCell::default(),
+            role: RefCell::default(),
+            looped: Cell::new(false),
         }
+    }
+
+    /// The same with a role, as the agent assigns it.
+    #[must_use]
+    pub fn with_role(self, role: SocketRole) -> Self {
+        Self { role: RefCell::new(Some(Rc::new(RefCell::new(role)))), ..self }
+    }
+
+    /// What it is for, if anybody has said so.
+    pub fn role(&self) -> Option<SocketRole> {
+        self.role.borrow().as_ref().map(|role| *role.borrow())
     }
 
     /// A connected TCP socket.

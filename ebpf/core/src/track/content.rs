@@ -9,7 +9,7 @@
 //! datagram that fits nothing is refused by itself.
 
 use bulkhead_abi::{
-    Control, FlowState, Identity, Inspection, Protocol, Reason, SocketFlow, Tls, Verdict,
+    Control, Demand, FlowState, Identity, Inspection, Protocol, Reason, SocketFlow, Tls, Verdict,
     inspect::{ClassKey, Datagrams},
 };
 
@@ -136,9 +136,7 @@ pub fn examine<H: Hook>(hook: &H, state: &State, known: &Known, read: &mut Datag
     let reason = match ruling {
         Ruling::Refuse(reason) => Some(reason),
         _ if !known_now => return Finding::Passes,
-        _ if !strict && Tls::from_code(read.level) >= Tls::Require => {
-            datagram::accepted(&read.conversation).err()
-        }
+        _ if !strict && Tls::from_code(read.level).is_read() => datagram::accepted(&read.conversation).err(),
         _ => None,
     };
     conclude(hook, known, read, ruling != Ruling::Pass, reason)
@@ -243,6 +241,9 @@ fn ask<H: Hook>(hook: &H, state: &State, known: &Known, read: &mut Datagrams) ->
         demand.level = Tls::Off;
     }
     read.level = demand.level as u8;
+    if demand.level == Tls::Mutual {
+        demand = Demand::OFF;
+    }
     let reports = wanted.reports || state.control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0;
     if reports && demand.level >= Tls::Require {
         // Only to be told of: nothing is refused.

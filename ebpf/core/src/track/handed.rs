@@ -15,15 +15,25 @@ use crate::judge::Decision;
 /// sees copied.)
 #[derive(Clone, Copy)]
 pub(super) struct Handed {
-    stands: bool,
+    /// Not zero: it is one.
+    stands: u8,
+    /// Not zero: the opener is the node's proxy, or was turned to it. That is for [`super::role`] alone, and
+    /// holds in any generation.
+    proxied: u8,
     receiver: Workload,
-    decision: Decision,
+    pub(super) decision: Decision,
 }
 
 impl Handed {
     /// No answer.
     pub(super) const NONE: Self =
-        Self { stands: false, receiver: Workload::UNKNOWN, decision: Decision::CLOSED };
+        Self { stands: 0, proxied: 0, receiver: Workload::UNKNOWN, decision: Decision::CLOSED };
+
+    /// Whether the opener is the node's proxy, or was turned to it.
+    #[inline(always)]
+    pub(super) const fn is_proxied(&self) -> bool {
+        self.proxied != 0
+    }
 }
 
 /// What a flow's entry has for its receiver's hook.
@@ -34,12 +44,13 @@ pub(super) fn read(flow: &FlowState, generation: u64) -> Handed {
     let reason = Reason::from_code(flow.reason);
     let decision =
         Decision { verdict: Verdict::Allow, reason, rule: flow.rule, from: flow.from, to: flow.to };
-    let stands = is_local
+    let allows = is_local && verdict == Verdict::Allow as u8;
+    let stands = allows
         && judged == generation
-        && verdict == Verdict::Allow as u8
-        && !matches!(reason, Reason::Failsafe | Reason::Virtual)
+        && !matches!(reason, Reason::Failsafe | Reason::Virtual | Reason::Proxied)
         && !decision.is_deferred();
-    Handed { stands, receiver: flow.receiver, decision }
+    let proxied = allows && matches!(reason, Reason::Proxied);
+    Handed { stands: u8::from(stands), proxied: u8::from(proxied), receiver: flow.receiver, decision }
 }
 
 /// The decision at this end, which `opener` says which it is: `handed` where that is about the receiver
@@ -53,7 +64,7 @@ pub(super) fn decide<H: Hook>(
     peer: &Workload,
     handed: &Handed,
 ) -> Decision {
-    if handed.stands && !opener && handed.receiver == *own {
+    if handed.stands != 0 && !opener && handed.receiver == *own {
         handed.decision
     } else {
         super::decide(hook, state, own, opener, peer)

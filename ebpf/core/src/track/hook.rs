@@ -1,12 +1,12 @@
 //! What a packet hook gives, and what it may do apart.
 
 use bulkhead_abi::{
-    Control, Conversation, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, Verdict, Workload,
-    inspect::Datagrams,
+    Control, Conversation, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, SocketRole,
+    Verdict, Workload, inspect::Datagrams,
 };
 
 use super::{
-    Known, State,
+    Cast, Known, State,
     inspected::Carried,
     parts,
     pieces::{Before, Told},
@@ -170,6 +170,8 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     type Owned: Slot<SocketFlow>;
     /// A flow in the table.
     type Tabled: Slot<FlowState>;
+    /// What the socket at hand is for.
+    type Role: Slot<SocketRole>;
 
     /// The socket at hand.
     fn socket(&self) -> Socket;
@@ -206,6 +208,23 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     /// Takes a flow out of the table.
     fn untable(&self, key: &FlowKey);
 
+    /// What the socket at hand is for, if anybody has said so.
+    fn role(&self) -> Option<Self::Role>;
+    /// Whether the packet came in over loopback, so that it was sent in this network namespace.
+    fn is_looped(&self) -> bool;
+    /// Leaves what the role at hand knows of a turned connection where whoever accepts it finds it.
+    fn note_turned(&self, state: &State);
+
+    /// [`parts::role`].
+    #[inline(always)]
+    fn on_role(&self, state: &State, peer: &mut Workload, decision: &mut Decision) -> Cast {
+        parts::role(self, state, peer, decision)
+    }
+    /// [`parts::proxied`].
+    #[inline(always)]
+    fn on_proxied(&self, state: &State) -> Outcome {
+        parts::proxied(self, state)
+    }
     /// [`parts::datagram`].
     #[inline(always)]
     fn on_datagram(&self, owned: &Self::Owned, generation: u64, direction: Direction) -> Option<u32> {

@@ -9,7 +9,8 @@
 //! without a word, and its sender repeats it; a stream whose beginning was not seen is unknown.
 
 use bulkhead_abi::{
-    Control, Direction, Inspection, Protocol, Reason, SocketFlow, Tls, Verdict, inspect::ClassKey,
+    Class, Control, Demand, Direction, Inspection, Protocol, Reason, SocketFlow, Tls, Verdict,
+    inspect::ClassKey,
 };
 
 use super::{Finding, Hook, Outcome, Slot, Socket, State, Whose};
@@ -136,6 +137,11 @@ fn look<H: Hook>(
     let leaves = direction == Direction::Egress;
     let sender = if opener == leaves { 0 } else { 1 };
     let mut ruling = Ruling::Pass;
+    if flow.inspection.class == Class::Mutual as u8 {
+        // Between a program and the proxy: told by how it goes.
+        (flow.level, flow.settled) = (Tls::Mutual as u8, 1);
+        return conclude(hook, flow, opener, Ruling::Pass, None);
+    }
     if flow.asked != control.generation {
         ruling = ask(hook, flow, control, opener);
     }
@@ -152,7 +158,7 @@ fn look<H: Hook>(
     let reason = match ruling {
         Ruling::Hold => return Finding::Held,
         Ruling::Pass if !settled => return Finding::Passes,
-        Ruling::Pass if Tls::from_code(flow.level) >= Tls::Require && !is_strict(flow) => {
+        Ruling::Pass if Tls::from_code(flow.level).is_read() && !is_strict(flow) => {
             stream::accepted(&flow.inspection).err()
         }
         Ruling::Pass => None,
@@ -232,6 +238,10 @@ fn ask<H: Hook>(hook: &H, flow: &mut SocketFlow, control: &Control, opener: bool
         demand.level = Tls::Off;
     }
     flow.level = demand.level as u8;
+    if demand.level == Tls::Mutual {
+        // What came here without the proxy may.
+        demand = Demand::OFF;
+    }
     let reports = wanted.reports || control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0;
     if reports && demand.level >= Tls::Require {
         // Only to be told of: nothing is held, and nothing refused.

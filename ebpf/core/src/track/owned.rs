@@ -1,7 +1,8 @@
 //! Flows that a socket owns: TCP connections, and UDP that is connected.
 
 use bulkhead_abi::{
-    Control, FlowState, Identity, Inspection, Reason, SocketFlow, Tls, Verdict, Workload, inspect::Datagrams,
+    Class, Control, FlowState, Identity, Inspection, Reason, SocketFlow, Verdict, Workload,
+    inspect::Datagrams,
 };
 
 use super::{
@@ -16,10 +17,10 @@ use crate::judge::{Decision, Question, Sides};
 /// A packet of a socket that owns its flow, or will from now on.
 #[inline(always)]
 pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
-    let mut role = Role { opener: false, known: false, handed: false, adopted: false, verdict: 0 };
+    let mut role = Role::NEW;
     let (mut peer, mut handed, mut prepared) = (Workload::UNKNOWN, Handed::NONE, Prepared::NONE);
     if let Some(slot) = hook.owned() {
-        let standing = slot.read(|flow| {
+        let standing = slot.update(|flow| {
             let is_copy = flow.flags & SocketFlow::FLAG_TABLED != 0;
             let same = is_of(flow, state);
             if is_copy || (!same && !is_translated(hook, flow, state)) {
@@ -29,6 +30,11 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
             role.opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
             role.verdict = flow.verdict;
             peer = flow.peer;
+            if flow.reason == Reason::Proxied as u8 && flow.verdict == Verdict::Allow as u8 {
+                // The proxy asks for it, and ends it.
+                flow.settled = 0;
+                flow.generation = state.control.generation;
+            }
             let refused = flow.inspection.phase == Inspection::REFUSED && state.is_stream();
             (!same || refused || flow.generation == state.control.generation).then_some(flow.slot)
         });
@@ -97,23 +103,31 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
 }
 
 /// Who opened a flow, and what was known of it.
-struct Role {
+pub(super) struct Role {
     /// This end opened it.
-    opener: bool,
+    pub(super) opener: bool,
     /// The socket owns it already.
-    known: bool,
+    pub(super) known: bool,
+    /// It is a leg between a program and the proxy.
+    pub(super) leg: bool,
     /// Read from the table, which a stream does not need any more once the socket owns it.
-    handed: bool,
+    pub(super) handed: bool,
     /// It lived before enforcement began.
-    adopted: bool,
+    pub(super) adopted: bool,
     /// Code of its last verdict, 0 if there was none.
-    verdict: u8,
+    pub(super) verdict: u8,
+}
+
+impl Role {
+    /// Of a flow of which nothing is known.
+    pub(super) const NEW: Self =
+        Self { opener: false, known: false, leg: false, handed: false, adopted: false, verdict: 0 };
 }
 
 /// Whether this is the flow of the packet. It is not when the socket was disconnected, or sends
 /// elsewhere than it is connected to, or from another address of its host.
 #[inline(always)]
-fn is_of(flow: &SocketFlow, state: &State) -> bool {
+pub(super) fn is_of(flow: &SocketFlow, state: &State) -> bool {
     flow.protocol == state.protocol.0
         && flow.peer_port == state.remote().port
         && flow.local_port == state.local().port
@@ -174,7 +188,7 @@ pub(super) fn must_be_read<H: Hook>(hook: &H, state: &State, decision: &Decision
         Question { from: decision.from, to: decision.to, protocol: state.protocol, port, sides: Sides::Both };
     let wanted = hook.wanted(state.control.generation, &question);
     let audit = wanted.reports || state.control.flags & (Control::FLAG_AUDIT | Control::FLAG_ADOPTING) != 0;
-    wanted.demand.level >= Tls::Require && !audit && decision.reason != Reason::Failsafe
+    wanted.demand.level.is_read() && !audit && decision.reason != Reason::Failsafe
 }
 
 /// A connection that was accepted was counted when it knocked; one that was adopted is no new one.
@@ -187,7 +201,7 @@ fn is_counted(state: &State, role: &Role, decision: &Decision) -> bool {
 }
 
 #[inline(always)]
-fn write<H: Hook>(
+pub(super) fn write<H: Hook>(
     flow: &mut SocketFlow,
     hook: &H,
     state: &State,
@@ -201,6 +215,9 @@ fn write<H: Hook>(
         (flow.told, flow.audited, flow.lock) = (0, 0, 0);
         flow.asked = 0;
         flow.inspection = Inspection::default();
+        if role.leg {
+            flow.inspection.class = Class::Mutual as u8;
+        }
         flow.datagrams = Datagrams::default();
     }
     (flow.settled, flow.datagrams.settled) = (0, 0);
@@ -212,7 +229,7 @@ fn write<H: Hook>(
     flow.slot = counter;
     flow.protocol = state.protocol.0;
     flow.flags = if role.opener { SocketFlow::FLAG_OPENER } else { 0 };
-    if role.opener && peer.is_known() {
+    if role.opener && (peer.is_known() || role.leg) {
         flow.flags |= SocketFlow::FLAG_LOCAL;
     }
     if role.adopted {
