@@ -47,6 +47,8 @@ pub enum Asked {
     Opener,
     Receiver,
     Both,
+    /// Both, of which not both are known to be on this node.
+    Apart,
 }
 
 impl Policy {
@@ -71,12 +73,25 @@ impl Policy {
         let side: SideDecision = match asked {
             Asked::Opener => egress,
             Asked::Receiver => ingress,
-            Asked::Both if ingress.verdict == egress.verdict && egress.reason != Reason::Open => egress,
-            Asked::Both if ingress.verdict >= egress.verdict => ingress,
-            Asked::Both => egress,
+            _ if ingress.verdict == egress.verdict && egress.reason != Reason::Open => egress,
+            _ if ingress.verdict >= egress.verdict => ingress,
+            _ => egress,
         };
+        let (mut verdict, mut reason) = (side.verdict, side.reason);
+        let attested = decision.tls.is_attested() && asked == Asked::Both;
+        if verdict == Verdict::Allow && decision.tls.level == Tls::Mutual && !attested {
+            // Nothing that the judges send goes by way of the proxy.
+            let enforced = self.enforces(from) || self.enforces(to);
+            (verdict, reason) = (if enforced { Verdict::Deny } else { Verdict::Audit }, Reason::OutsideProxy);
+        }
         let rule = side.rule.map(|rule| rule.location.to_string());
-        Decision { label: (name(from), name(to), side.verdict, side.reason), rule }
+        Decision { label: (name(from), name(to), verdict, reason), rule }
+    }
+
+    /// Whether a zone of it does more than report.
+    fn enforces(&self, party: &Party) -> bool {
+        let Party::Zones(names) = party else { return false };
+        names.iter().any(|name| self.model.zone(name).is_some_and(|zone| zone.mode == Mode::Enforce))
     }
 
     /// What becomes of a packet that no rule can judge: the zones of the end at hand say how bad it is.
@@ -89,11 +104,7 @@ impl Policy {
     pub fn badness(&self, own: &Party, reason: Reason) -> (Verdict, Reason) {
         match own {
             Party::World | Party::Node | Party::Virtual => (Verdict::Allow, Reason::Open),
-            Party::Zones(names) => {
-                let enforcing =
-                    names.iter().any(|name| self.model.zone(name).is_some_and(|z| z.mode == Mode::Enforce));
-                (if enforcing { Verdict::Deny } else { Verdict::Audit }, reason)
-            }
+            Party::Zones(_) => (if self.enforces(own) { Verdict::Deny } else { Verdict::Audit }, reason),
         }
     }
 

@@ -311,7 +311,7 @@ impl Book {
         }
         let local = view.around.locals.contains_key(&packet.dst.0);
         let wire = behind == Behind::Wire;
-        let asked = whose(carried.is_some(), mark, local, wire);
+        let asked = whose(carried.is_some(), mark, local, wire, cgroup.is_some());
         let decision = view.judge(&from, &to, packet, packet.dst.1, asked);
         // Somebody counts it where it arrives, or has where it began.
         let elsewhere = local || (carried.is_none() && mark == JUDGED);
@@ -340,9 +340,9 @@ impl Book {
         };
         let why = match (kept.decision.verdict(), carried, asked) {
             (Verdict::Audit, ..) => "allowed in audit",
-            (_, Some(_), Asked::Both) => "allowed to a virtual address",
+            (_, Some(_), Asked::Both | Asked::Apart) => "allowed to a virtual address",
             (_, Some(_), _) => "allowed to a virtual address elsewhere",
-            (_, None, Asked::Both) => "allowed by both sides",
+            (_, None, Asked::Both | Asked::Apart) => "allowed by both sides",
             (_, None, Asked::Opener) => "allowed by the opener's side",
             (_, None, Asked::Receiver) => "allowed by the receiver's side",
         };
@@ -408,17 +408,19 @@ impl Book {
 }
 
 /// Whose rules are asked: those of the ends that no socket layer asks, here or on another node.
-fn whose(carried: bool, mark: u32, local: bool, wire: bool) -> Asked {
+/// `known`: it is known who receives.
+fn whose(carried: bool, mark: u32, local: bool, wire: bool, known: bool) -> Asked {
     let has_layer = local || wire;
     match mark {
         // Nobody has been asked, and of another machine's side its own node is.
         _ if carried && wire => Asked::Opener,
-        _ if carried => Asked::Both,
+        _ if carried && known => Asked::Both,
+        _ if carried => Asked::Apart,
         JUDGED => Asked::Receiver,
         FROM_WIRE if !wire => Asked::Receiver,
-        FROM_WIRE => Asked::Both,
+        FROM_WIRE => Asked::Apart,
         _ if has_layer => Asked::Opener,
-        _ => Asked::Both,
+        _ => Asked::Apart,
     }
 }
 

@@ -51,7 +51,7 @@ const INTERFACES: [(&str, Behind); 4] = [
 #[test]
 fn guard_host_and_account_agree() {
     require_programs!();
-    let (seed, policies) = (told("BULKHEAD_SEED", 3), told("BULKHEAD_GUARD_POLICIES", 60) as usize);
+    let (seed, policies) = (told("BULKHEAD_SEED", 2), told("BULKHEAD_GUARD_POLICIES", 60) as usize);
     println!("seed {seed}, {policies} policies; another seed by BULKHEAD_SEED");
     let mut tally = Tally::default();
     // By default, and with eight bits in the midst of others', which do not hold every identity.
