@@ -5,7 +5,9 @@
 //! [`Bundle`]; the proxy takes TLS configurations from it and asks it about peers.
 #![forbid(unsafe_code)]
 
+pub mod authority;
 mod certificate;
+mod files;
 mod keeper;
 mod material;
 mod name;

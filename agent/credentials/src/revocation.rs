@@ -122,6 +122,26 @@ pub(crate) fn mentions(lists: &[List], issuer: &[u8], serial: &[u8]) -> bool {
     lists.iter().any(|list| list.issuer() == issuer && list.lists(serial))
 }
 
+/// Whether one of `lists` names `certificate`, for a listing: no signature is looked at.
+pub(crate) fn is_listed(lists: &[Der], certificate: &Der) -> bool {
+    let certificate = certificate.certificate();
+    let Ok(parsed) = crate::certificate::parse(&certificate) else { return false };
+    let serial = Serial::new(parsed.raw_serial());
+    lists.iter().any(|list| match CertificateRevocationList::from_der(list.as_bytes()) {
+        Ok((_, list)) => {
+            list.issuer().as_raw() == parsed.issuer().as_raw()
+                && list.iter_revoked_certificates().any(|entry| Serial::new(entry.raw_serial()) == serial)
+        }
+        Err(_) => false,
+    })
+}
+
+/// The issuer of a list, as a whole DER sequence.
+pub(crate) fn issuer_of(list: &Der) -> Option<Vec<u8>> {
+    let (_, list) = CertificateRevocationList::from_der(list.as_bytes()).ok()?;
+    Some(list.issuer().as_raw().to_vec())
+}
+
 /// How a serial is shown.
 pub(crate) fn shown(serial: &[u8]) -> String {
     Serial::new(serial).to_string()

@@ -8,5 +8,6 @@
     unreachable_pub
 )]
 
+mod authority;
 mod common;
 mod peers;
