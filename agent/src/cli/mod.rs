@@ -3,6 +3,7 @@
 //! Exit codes: 0 all is well; 1 there are findings or it failed; 2 the command line was not understood.
 //! What is asked for goes to standard output, everything else to standard error.
 
+mod ca;
 mod check;
 mod classify;
 mod completions;
@@ -64,6 +65,8 @@ enum Command {
     Findings(findings::Args),
     /// Show what is encrypted between whom, and how well
     Inventory(inventory::Args),
+    /// Make certificates: the built-in authority of mutual TLS
+    Ca(ca::Args),
     /// Take enforcement off
     Detach(detach::Args),
     /// Print shell completions
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Flows(args) => args.run(&selection),
         Command::Findings(args) => args.run(&selection),
         Command::Inventory(args) => args.run(&selection),
+        Command::Ca(args) => args.run(),
         Command::Detach(args) => args.run(&selection),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),

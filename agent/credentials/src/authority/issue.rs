@@ -76,7 +76,7 @@ impl Issuing {
         let pair = Signing::generate()?;
         let mut params = bare(not_before, not_after)?;
         let tag = params.serial_number.as_ref().map(short).unwrap_or_default();
-        params.distinguished_name = subject(&format!("node {node} of {domain}, {tag}"));
+        params.distinguished_name = subject(domain, &format!("node {}", cut(node, 48)), &tag);
         params.subject_alt_names = vec![uri(&format!("spiffe://{domain}"))?];
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -107,7 +107,7 @@ impl Issuing {
         let pair = Signing::generate()?;
         let mut params = bare(now.plus(-BACKDATED), now.plus(seconds))?;
         let tag = params.serial_number.as_ref().map(short).unwrap_or_default();
-        params.distinguished_name = subject(&format!("root of {domain}, {tag}"));
+        params.distinguished_name = subject(domain, "root", &tag);
         params.subject_alt_names = vec![uri(&format!("spiffe://{domain}"))?];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -221,13 +221,18 @@ fn short(serial: &SerialNumber) -> String {
     serial.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn subject(common_name: &str) -> DistinguishedName {
+/// `tag` tells an issuer from others of its name: revocation lists go by the subject.
+fn subject(domain: &str, what: &str, tag: &str) -> DistinguishedName {
+    // RFC 5280, upper bound of both.
+    const LONGEST: usize = 64;
     let mut subject = DistinguishedName::new();
-    subject.push(DnType::OrganizationName, "bulkhead");
-    // RFC 5280, upper bound of a common name.
-    let common_name: String = common_name.chars().take(64).collect();
-    subject.push(DnType::CommonName, common_name);
+    subject.push(DnType::OrganizationName, cut(domain, LONGEST));
+    subject.push(DnType::CommonName, cut(&format!("{what}, {tag}"), LONGEST));
     subject
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    text.chars().take(longest).collect()
 }
 
 fn uri(text: &str) -> Result<SanType, AuthorityError> {

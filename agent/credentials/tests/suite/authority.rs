@@ -83,6 +83,9 @@ fn folders_are_closed_to_others_and_never_overwritten() {
     root.issue_node("one", 1, &lab.path("one")).unwrap();
     assert_eq!((mode("one"), mode("one/tls.key")), (0o700, 0o600));
     assert!(matches!(root.issue_node("one", 1, &lab.path("one")), Err(AuthorityError::Exists(_))));
+    let long = "a".repeat(63);
+    let entry = root.issue_node(&long, 1, &lab.path("long")).unwrap();
+    assert!(entry.name.starts_with("node aaaa") && entry.name.ends_with(&entry.serial[..8]), "{entry:?}");
     std::fs::set_permissions(lab.path("ca/roots/1.key"), PermissionsExt::from_mode(0o640)).unwrap();
     let open = RootFolder::open(&lab.path("ca")).unwrap();
     assert!(matches!(open.issue_node("two", 1, &lab.path("two")), Err(AuthorityError::OpenKey(_))));
