@@ -89,9 +89,11 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     // A new BPF file system for pins, in the place of one that was unmounted; no binding, no moving.
     let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     rules.insert(libc::SYS_mount, one_of(3, &[quiet])?);
-    // Sockets to the kernel, and to those who ask; IPv4 and IPv6 only those that are open already.
+    // Sockets to the kernel, and to those who ask; of IPv4 and IPv6 streams alone, for the proxy.
     let families = [libc::AF_UNIX, libc::AF_NETLINK];
-    rules.insert(libc::SYS_socket, one_of(0, &families.map(|family| family as u64))?);
+    let mut sockets = one_of(0, &families.map(|family| family as u64))?;
+    sockets.extend(streams()?);
+    rules.insert(libc::SYS_socket, sockets);
     // Names of threads; a mapping's name, which some allocators give.
     let prctls = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_CAPBSET_READ, libc::PR_GET_NAME];
     rules.insert(libc::SYS_prctl, one_of(0, &prctls.map(|option| option as u64))?);
@@ -101,6 +103,20 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     // BPF: maps, pins, links, and looking; no new programs.
     rules.insert(libc::SYS_bpf, one_of(0, BPF)?);
     Ok(rules)
+}
+
+/// Sockets of TCP and nothing else.
+fn streams() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    const KINDS: u64 = 0xf;
+    let condition = |argument, op, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value);
+    let stream = |family: libc::c_int| {
+        SeccompRule::new(vec![
+            condition(0, SeccompCmpOp::Eq, family as u64)?,
+            condition(1, masked(KINDS), libc::SOCK_STREAM as u64)?,
+            condition(2, SeccompCmpOp::Eq, libc::IPPROTO_TCP as u64)?,
+        ])
+    };
+    [libc::AF_INET, libc::AF_INET6].into_iter().map(stream).collect()
 }
 
 /// Commands of bpf(2) by number.
@@ -177,6 +193,7 @@ const PLAIN: &[i64] = &[
     // Sockets that are there, or that the list of families below lets through.
     libc::SYS_socketpair,
     libc::SYS_bind,
+    libc::SYS_listen,
     libc::SYS_connect,
     libc::SYS_accept4,
     libc::SYS_sendto,

@@ -30,6 +30,7 @@ pub mod program;
 pub mod rcu;
 pub mod seccomp;
 pub mod sock_diag;
+pub mod stream;
 pub mod tc;
 #[cfg(test)]
 mod testing;

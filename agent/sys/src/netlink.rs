@@ -213,7 +213,7 @@ impl Socket {
 }
 
 /// The cookie of the namespace that `socket` was made in.
-pub(crate) fn netns_cookie(socket: &OwnedFd) -> Result<u64> {
+pub(crate) fn netns_cookie(socket: &impl AsRawFd) -> Result<u64> {
     // libc does not name it.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut cookie = 0_u64;

@@ -6,6 +6,7 @@
 
 mod address;
 mod interface;
+mod last_hop;
 mod number;
 mod route;
 
@@ -25,6 +26,7 @@ pub use crate::netlink::monitor::{Change, Monitor};
 pub use address::InterfaceAddress;
 pub(crate) use interface::parse as parse_interface;
 pub use interface::{Interface, Peer};
+pub use last_hop::{LastHop, Marking};
 pub use number::Numbers;
 
 /// Which namespace: device and inode of its file in `/proc`. Another one may have the same after it is
