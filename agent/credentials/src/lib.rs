@@ -13,6 +13,7 @@ mod material;
 mod name;
 mod reason;
 mod revocation;
+pub mod source;
 mod tls;
 mod trust;
 

@@ -14,6 +14,7 @@ mod revoke;
 pub use entry::{Entry, Kind, State};
 pub use folder::RootFolder;
 pub use issue::Issuing;
+pub(crate) use issue::random;
 pub use node::NodeFolder;
 
 use std::io;

@@ -50,6 +50,11 @@ impl NodeFolder {
         &self.issuing
     }
 
+    /// The node's own certificate, then what leads to the root.
+    pub(crate) fn chain(&self) -> &[Der] {
+        &self.chain
+    }
+
     /// What peers are believed by.
     pub fn bundle(&self, domain: &str) -> Bundle {
         Bundle { domain: domain.to_owned(), roots: self.roots.clone(), lists: self.lists.clone() }

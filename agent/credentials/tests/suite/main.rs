@@ -11,3 +11,4 @@
 mod authority;
 mod common;
 mod peers;
+mod source;
