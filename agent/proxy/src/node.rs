@@ -25,6 +25,10 @@ pub struct Edge {
     pub rule: String,
 }
 
+/// What the node counts a flow as; opaque to the proxy, which hands it back with requests for sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Mark(pub [u32; 3]);
+
 /// A connection of a program on this node that may go out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outbound {
@@ -38,6 +42,8 @@ pub struct Outbound {
     pub edge: Edge,
     /// How long a connection may outlive the certificates that it was made with; `None`: as it likes.
     pub max_age: Option<Duration>,
+    /// For the tunnel's socket.
+    pub mark: Mark,
 }
 
 /// A connection from elsewhere that may come in.
@@ -47,6 +53,8 @@ pub struct Inbound {
     pub edge: Edge,
     /// See [`Outbound::max_age`].
     pub max_age: Option<Duration>,
+    /// For the last hop's socket.
+    pub mark: Mark,
 }
 
 /// Why something may not be. The text names the cause and the next step, such as `peer presented
@@ -87,12 +95,21 @@ pub trait Node: Send + Sync + 'static {
 
     /// A TCP socket in `place` of the client's family, bound to `from`, not yet connected, that the kernel
     /// lets connect to port 15008 and nowhere else.
-    fn tunnel_socket(&self, place: Place, from: IpAddr) -> impl Future<Output = io::Result<OwnedFd>> + Send;
+    fn tunnel_socket(
+        &self,
+        place: Place,
+        from: IpAddr,
+        mark: Mark,
+    ) -> impl Future<Output = io::Result<OwnedFd>> + Send;
 
     /// A transparent TCP socket in `place`, for `from`'s family, unbound and not yet connected: the caller
     /// binds it to the client's address. The kernel lets it connect to the namespace's own addresses only.
-    fn last_hop_socket(&self, place: Place, from: IpAddr)
-    -> impl Future<Output = io::Result<OwnedFd>> + Send;
+    fn last_hop_socket(
+        &self,
+        place: Place,
+        from: IpAddr,
+        mark: Mark,
+    ) -> impl Future<Output = io::Result<OwnedFd>> + Send;
 
     /// Moves when rights or memberships may have changed: then every live connection is asked about again.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -1,0 +1,254 @@
+//! A tunnel that comes in: whose it is, and for each connection in it, whether it may reach the program that
+//! it names.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bulkhead_credentials::{HandshakeError, Peer, Usage};
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use http::{Method, Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::books::{Direction, Parties, Record};
+use crate::end::{self, Outcome, Refusal, reason};
+use crate::keepalive;
+use crate::node::{Edge, Node, Place};
+use crate::proxy::Shared;
+use crate::relay::{self, Stream};
+use crate::socket;
+use crate::watch::{self, Watch};
+
+/// A tunnel, and what its connections have in common.
+struct Tunnel<N> {
+    shared: Arc<Shared<N>>,
+    place: Place,
+    /// The client's address, which its proxy dials from.
+    client: SocketAddr,
+    /// Ours: the workload's.
+    local: SocketAddr,
+    peer: Arc<Peer>,
+}
+
+/// Serves one tunnel to its end.
+pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, stream: TcpStream) {
+    socket::prepare(&stream);
+    let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let (client, local) = (socket::plain(client), socket::plain(local));
+    let began = Instant::now();
+    let (connection, peer) = match shake_hands(&shared, place, local, stream).await {
+        Ok(shaken) => shaken,
+        Err(refusal) => {
+            shared.books.failed(Direction::Inbound, refusal.reason);
+            refuse(&shared, began, (client, local), None, None, refusal);
+            return;
+        }
+    };
+    shared.books.shook_hands();
+    let tunnel = Arc::new(Tunnel { shared, place, client, local, peer });
+    tunnel.serve(connection).await;
+}
+
+async fn shake_hands<N: Node>(
+    shared: &Shared<N>,
+    place: Place,
+    local: SocketAddr,
+    stream: TcpStream,
+) -> Result<(Connection<TlsStream<TcpStream>, Bytes>, Arc<Peer>), Refusal> {
+    let settings = &shared.settings;
+    let shaken = async {
+        let own = shared.node.name_of(place, local.ip()).await;
+        let own = own.ok_or_else(|| {
+            Refusal::new(
+                reason::NAMELESS,
+                format!("whoever has {local} is in no zone, so there is no name to show"),
+            )
+        })?;
+        let tls = TlsAcceptor::from(shared.keeper.server(&own)?)
+            .accept(stream)
+            .await
+            .map_err(|error| HandshakeError::from_io(&error))?;
+        let peer = shared.keeper.peer(tls.get_ref().1.peer_certificates(), Usage::Client, None)?;
+        let connection = h2::server::Builder::new()
+            .initial_window_size(settings.stream_window)
+            .initial_connection_window_size(settings.tunnel_window)
+            .max_frame_size(settings.frame)
+            .max_header_list_size(16 << 10)
+            .max_send_buffer_size(1 << 20)
+            .max_concurrent_streams(u32::try_from(settings.streams * 2).unwrap_or(u32::MAX))
+            .handshake(tls)
+            .await
+            .map_err(|error| end::http2(&error))?;
+        Ok((connection, Arc::new(peer)))
+    };
+    tokio::time::timeout(settings.handshake, shaken)
+        .await
+        .map_err(|_| Refusal::new(reason::SLOW, "the peer did not finish its handshake in time"))?
+}
+
+impl<N: Node> Tunnel<N> {
+    async fn serve(self: Arc<Self>, mut connection: Connection<TlsStream<TcpStream>, Bytes>) {
+        let settings = &self.shared.settings;
+        let mut drain = self.shared.drain.subscribe();
+        let mut certificates = self.shared.keeper.changes();
+        let mut draining = false;
+        let silent = keepalive::until_silent(connection.ping_pong(), settings.ping, settings.pong);
+        tokio::pin!(silent);
+        loop {
+            tokio::select! {
+                request = connection.accept() => match request {
+                    Some(Ok((request, respond))) => {
+                        tokio::spawn(Arc::clone(&self).connection(request, respond));
+                    }
+                    Some(Err(error)) => {
+                        tracing::debug!(client = %self.client, %error, "a tunnel was lost");
+                        return;
+                    }
+                    None => return,
+                },
+                () = watch::raised(&mut drain), if !draining => {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
+                Ok(()) = certificates.changed() => {
+                    if let Err(error) = self.shared.keeper.recheck(&self.peer) {
+                        tracing::info!(client = %self.client, peer = %self.peer.facts.name, %error, "a tunnel is ended");
+                        connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                    }
+                }
+                () = &mut silent => return,
+            }
+        }
+    }
+
+    /// One connection in it.
+    async fn connection(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let began = Instant::now();
+        // Before the question: a change that comes after the answer is not missed.
+        let changes = self.shared.node.changes();
+        let (destination, program, flow) = match self.reach(&request).await {
+            Ok(reached) => reached,
+            Err((status, destination, edge, refusal)) => {
+                answer(&mut respond, status, &refusal.text);
+                let ends = (self.client, destination.unwrap_or(self.local));
+                return refuse(&self.shared, began, ends, Some(&self.peer), edge, refusal);
+            }
+        };
+        let Ok(send) = respond.send_response(Response::new(()), false) else { return };
+        let mut stream = Stream { send, receive: request.into_body() };
+        let own = self.shared.node.name_of(self.place, self.local.ip()).await;
+        let parties = Parties {
+            direction: Direction::Inbound,
+            client: self.client,
+            destination,
+            names: (self.peer.facts.name.clone(), own.unwrap_or_else(|| self.peer.facts.name.clone())),
+            edge: flow.edge.clone(),
+        };
+        let entry = self.shared.books.begin(parties, began);
+        let watch = Watch {
+            keeper: self.shared.keeper.clone(),
+            peer: Arc::clone(&self.peer),
+            changes,
+            max_age: flow.max_age,
+            stop: self.shared.stop.subscribe(),
+        };
+        let mut program = program;
+        let relay = relay::run(&mut program, &mut stream, &entry, self.shared.settings.chunk);
+        let allowed = || async {
+            let name = &self.peer.facts.name;
+            let allowed = self.shared.node.inbound(self.place, name, self.client.ip(), destination).await;
+            allowed.map(|_| ()).map_err(Refusal::from)
+        };
+        let end = watch.over(relay, allowed).await;
+        relay::tell(&mut stream, &end);
+        if end.resets() {
+            socket::reset(program);
+        }
+        entry.close(end);
+    }
+
+    /// Asks whether it may, and dials the program.
+    async fn reach(
+        &self,
+        request: &Request<RecvStream>,
+    ) -> Result<
+        (SocketAddr, TcpStream, crate::Inbound),
+        (StatusCode, Option<SocketAddr>, Option<Edge>, Refusal),
+    > {
+        let bad = |text: String| (StatusCode::BAD_REQUEST, None, None, Refusal::new(reason::TARGET, text));
+        if request.method() != Method::CONNECT {
+            return Err(bad(format!("{} is not CONNECT: nothing else is served here", request.method())));
+        }
+        let authority = request.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        let destination: SocketAddr = authority.parse().map(socket::plain).map_err(|_| {
+            bad(format!("`{authority}` is no address with a port, as 10.0.0.1:80 or [fd00::1]:80"))
+        })?;
+        if destination.ip() != self.local.ip() {
+            return Err(bad(format!(
+                "{destination} is not the address that was dialled, {}",
+                self.local.ip()
+            )));
+        }
+        if crate::FORBIDDEN.contains(&destination.port())
+            || destination.port() == self.shared.settings.tunnel_port
+        {
+            return Err(bad(format!("port {} is the proxies' own", destination.port())));
+        }
+        let name = &self.peer.facts.name;
+        let allowed = self.shared.node.inbound(self.place, name, self.client.ip(), destination).await;
+        let flow = allowed.map_err(|denied| {
+            (StatusCode::UNAUTHORIZED, Some(destination), denied.edge.clone(), denied.into())
+        })?;
+        let unreachable = |text: String| {
+            let refusal = Refusal::new(reason::PROGRAM, text);
+            (StatusCode::SERVICE_UNAVAILABLE, Some(destination), Some(flow.edge.clone()), refusal)
+        };
+        let from = self.client.ip();
+        let made = self.shared.node.last_hop_socket(self.place, from, flow.mark).await;
+        let made = made.map_err(|error| unreachable(format!("no socket for the last hop: {error}")))?;
+        let program = socket::connect(made, Some(from), destination, self.shared.settings.dial).await;
+        let program = program.map_err(|error| {
+            unreachable(format!("the program at {destination} cannot be reached: {error}"))
+        })?;
+        Ok((destination, program, flow))
+    }
+}
+
+/// Says no, and why.
+fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode, text: &str) {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    if let Ok(mut send) = respond.send_response(response, false) {
+        // Whoever has gone does not hear.
+        let _ = send.send_data(Bytes::copy_from_slice(text.as_bytes()), true);
+    }
+}
+
+fn refuse<N: Node>(
+    shared: &Shared<N>,
+    began: Instant,
+    (client, destination): (SocketAddr, SocketAddr),
+    peer: Option<&Peer>,
+    edge: Option<Edge>,
+    refusal: Refusal,
+) {
+    tracing::debug!(%client, %destination, reason = refusal.reason, text = refusal.text, "refused");
+    shared.books.refuse(Record {
+        direction: Direction::Inbound,
+        client,
+        destination,
+        client_name: peer.map(|peer| peer.facts.name.clone()),
+        server_name: None,
+        edge,
+        sent: 0,
+        received: 0,
+        age: began.elapsed(),
+        outcome: Some(Outcome::Refused),
+        reason: Some(refusal.reason),
+        text: refusal.text,
+    });
+}

@@ -1,0 +1,243 @@
+//! The proxy as a whole: its listeners, its limits, and its end.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bulkhead_credentials::Keeper;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::books::{Books, Direction, Record, Stats};
+use crate::end::{Outcome, reason};
+use crate::inbound;
+use crate::node::{Node, Place};
+use crate::outbound;
+use crate::pool::Pool;
+use crate::settings::Settings;
+use crate::socket;
+
+/// Most threads that carry bytes.
+const THREADS: usize = 4;
+/// Time between two looks for tunnels that carry nothing.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// What comes in at a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// Connections of programs that were turned in.
+    Capture,
+    /// HBONE.
+    Tunnel,
+}
+
+/// A runtime as the proxy wants it: few threads, so that a connection's bytes stay on one as long as that
+/// one keeps up.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("proxy")
+        .enable_io()
+        .enable_time()
+        .build()
+}
+
+/// A running proxy. Dropping it ends what it serves.
+pub struct Proxy<N: Node> {
+    shared: Arc<Shared<N>>,
+    listeners: Mutex<HashMap<(Place, Kind), JoinHandle<()>>>,
+    sweeper: JoinHandle<()>,
+}
+
+/// What all connections have in common.
+pub(crate) struct Shared<N> {
+    pub(crate) node: Arc<N>,
+    pub(crate) keeper: Keeper,
+    pub(crate) settings: Settings,
+    pub(crate) books: Books,
+    pub(crate) pool: Pool,
+    /// Nothing new is to be begun.
+    pub(crate) drain: watch::Sender<bool>,
+    /// Everything is to end.
+    pub(crate) stop: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+    handshakes: Mutex<Bucket>,
+}
+
+/// Handshakes that may be begun: a token bucket of one second.
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl<N: Node> Proxy<N> {
+    /// A proxy without listeners; within a runtime. `ended` takes a record of each connection; what it does
+    /// not take at once is dropped, and counted.
+    pub fn new(node: Arc<N>, keeper: Keeper, settings: Settings, ended: mpsc::Sender<Record>) -> Self {
+        let rate = f64::from(settings.handshakes_per_second);
+        let shared = Arc::new(Shared {
+            node,
+            keeper,
+            places: Arc::new(Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS))),
+            books: Books::new(ended),
+            pool: Pool::default(),
+            drain: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
+            handshakes: Mutex::new(Bucket { tokens: rate, filled: Instant::now() }),
+            settings,
+        });
+        let swept = Arc::clone(&shared);
+        let sweeper = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP.min(swept.settings.idle)).await;
+                swept.pool.sweep(&swept.settings);
+            }
+        });
+        Self { shared, listeners: Mutex::default(), sweeper }
+    }
+
+    /// Serves what comes in at `listener`, in place of a listener of the same place and kind. Within a
+    /// runtime; the listener must not block.
+    pub fn listen(&self, place: Place, kind: Kind, listener: StdListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let serving = tokio::spawn(accept(Arc::clone(&self.shared), place, kind, listener));
+        if let Some(before) = self.lock().insert((place, kind), serving) {
+            before.abort();
+        }
+        Ok(())
+    }
+
+    /// Takes nothing new from the listeners of `place`; what lives goes on.
+    pub fn unlisten(&self, place: Place) {
+        self.lock().retain(|(of, _), serving| {
+            let stays = *of != place;
+            if !stays {
+                serving.abort();
+            }
+            stays
+        });
+    }
+
+    /// Takes nothing new, says so to peers (GOAWAY), and waits until everything has ended, for `deadline` at
+    /// most; then ends what is left.
+    pub async fn drain(&self, deadline: Duration) {
+        for (_, serving) in self.lock().drain() {
+            serving.abort();
+        }
+        self.shared.drain.send_replace(true);
+        self.shared.pool.clear();
+        let until = Instant::now() + deadline;
+        while self.shared.books.open() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.shared.stop.send_replace(true);
+        // Those that are ended now have a moment to say so.
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.shared.books.open() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The connections that live.
+    pub fn connections(&self) -> Vec<Record> {
+        self.shared.books.connections()
+    }
+
+    /// How everything stands.
+    pub fn stats(&self) -> Stats {
+        self.shared.books.stats()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Place, Kind), JoinHandle<()>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<N: Node> Drop for Proxy<N> {
+    fn drop(&mut self) {
+        self.sweeper.abort();
+        for (_, serving) in self.lock().drain() {
+            serving.abort();
+        }
+        self.shared.stop.send_replace(true);
+    }
+}
+
+async fn accept<N: Node>(shared: Arc<Shared<N>>, place: Place, kind: Kind, listener: TcpListener) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Mostly for want of descriptors: others must end first.
+                tracing::warn!(%error, netns = place.0, "cannot accept a connection; tried again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&shared.places).try_acquire_owned() else {
+            too_many(
+                &shared,
+                kind,
+                stream,
+                reason::CONNECTIONS,
+                "as many connections as are configured live",
+            );
+            continue;
+        };
+        if kind == Kind::Tunnel && !shared.may_shake_hands() {
+            let text = "more handshakes a second than are configured";
+            too_many(&shared, kind, stream, reason::HANDSHAKES, text);
+            continue;
+        }
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            match kind {
+                Kind::Capture => outbound::serve(shared, place, stream).await,
+                Kind::Tunnel => inbound::serve(shared, place, stream).await,
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn too_many<N>(shared: &Shared<N>, kind: Kind, stream: TcpStream, reason: &'static str, text: &str) {
+    if let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) {
+        shared.books.refuse(Record {
+            direction: match kind {
+                Kind::Capture => Direction::Outbound,
+                Kind::Tunnel => Direction::Inbound,
+            },
+            client: socket::plain(client),
+            destination: socket::plain(local),
+            client_name: None,
+            server_name: None,
+            edge: None,
+            sent: 0,
+            received: 0,
+            age: Duration::ZERO,
+            outcome: Some(Outcome::Refused),
+            reason: Some(reason),
+            text: text.to_owned(),
+        });
+    }
+    socket::reset(stream);
+}
+
+impl<N> Shared<N> {
+    fn may_shake_hands(&self) -> bool {
+        let rate = f64::from(self.settings.handshakes_per_second);
+        let mut bucket = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.tokens = (bucket.tokens + bucket.filled.elapsed().as_secs_f64() * rate).min(rate);
+        bucket.filled = Instant::now();
+        let may = bucket.tokens >= 1.0;
+        if may {
+            bucket.tokens -= 1.0;
+        }
+        may
+    }
+}

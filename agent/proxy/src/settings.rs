@@ -1,0 +1,58 @@
+//! Limits and times.
+
+use std::time::Duration;
+
+/// How the proxy works. The defaults are right for a node; windows and frames are those that ambient meshes
+/// use.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Most connections at a time, both directions; more are refused.
+    pub connections: usize,
+    /// Most handshakes that others may begin in a second; more are refused.
+    pub handshakes_per_second: u32,
+    /// How long a handshake may take.
+    pub handshake: Duration,
+    /// How long dialling may take: a tunnel's TCP connection, and a last hop's.
+    pub dial: Duration,
+    /// How long the other proxy may take to answer a CONNECT.
+    pub answer: Duration,
+    /// Most connections in one tunnel.
+    pub streams: usize,
+    /// A tunnel that carries nothing is closed after so long.
+    pub idle: Duration,
+    /// Time between two PINGs.
+    pub ping: Duration,
+    /// How long a PING's answer may take before the tunnel is given up.
+    pub pong: Duration,
+    /// Bytes that one connection may be ahead of its reader (HTTP/2 stream window).
+    pub stream_window: u32,
+    /// Bytes that one tunnel may be ahead of its readers (HTTP/2 connection window).
+    pub tunnel_window: u32,
+    /// Largest HTTP/2 frame that is taken, in bytes.
+    pub frame: u32,
+    /// Most bytes that are read from a program at once.
+    pub chunk: usize,
+    /// A tunnel's port.
+    pub tunnel_port: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            handshakes_per_second: 1000,
+            handshake: Duration::from_secs(10),
+            dial: Duration::from_secs(5),
+            answer: Duration::from_secs(15),
+            streams: 100,
+            idle: Duration::from_secs(300),
+            ping: Duration::from_secs(10),
+            pong: Duration::from_secs(20),
+            stream_window: 4 << 20,
+            tunnel_window: 16 << 20,
+            frame: 1 << 20,
+            chunk: 64 << 10,
+            tunnel_port: crate::TUNNEL_PORT,
+        }
+    }
+}

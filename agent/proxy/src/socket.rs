@@ -1,0 +1,43 @@
+//! Sockets that were handed over, on their way to a connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Connects a socket of the node's, from `bound` if that is said.
+pub(crate) async fn connect(
+    socket: OwnedFd,
+    bound: Option<IpAddr>,
+    to: SocketAddr,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    // `TcpSocket` takes descriptors in this guise; it is not connected yet.
+    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
+    if let Some(address) = bound {
+        socket.bind(SocketAddr::new(address, 0))?;
+    }
+    let stream = tokio::time::timeout(patience, socket.connect(to))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}")))??;
+    prepare(&stream);
+    Ok(stream)
+}
+
+/// Small messages must not wait for others.
+pub(crate) fn prepare(stream: &TcpStream) {
+    // Fails only for a connection that has ended, which whoever reads next will find.
+    let _ = stream.set_nodelay(true);
+}
+
+/// Closes with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+/// IPv4 as IPv4, also where a listener of both families shows it in an IPv6 guise.
+pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

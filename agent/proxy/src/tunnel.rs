@@ -1,0 +1,258 @@
+//! A tunnel that we dialled: TLS 1.3 with both certificates checked, and HTTP/2 in it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bulkhead_credentials::{HandshakeError, Keeper, Peer, SpiffeId, Usage};
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{Method, Request, StatusCode, Version};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::books::{Books, Direction};
+use crate::end::{self, Refusal, reason};
+use crate::keepalive;
+use crate::node::{Mark, Node, Place};
+use crate::relay::Stream;
+use crate::settings::Settings;
+use crate::socket;
+
+/// Longest text of the other proxy that is quoted, in bytes.
+const QUOTED: usize = 512;
+
+/// Where a tunnel leads, and as whom: those who agree in all of it may share one.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Route {
+    pub(crate) place: Place,
+    /// The name that is shown.
+    pub(crate) own: SpiffeId,
+    /// Names of which the peer must show one.
+    pub(crate) expected: Vec<SpiffeId>,
+    /// The client's address, from which it is dialled.
+    pub(crate) from: IpAddr,
+    /// The server's address.
+    pub(crate) to: IpAddr,
+    pub(crate) mark: Mark,
+}
+
+/// An open tunnel. Its connection is driven by a task of its own, which ends when nobody holds this any
+/// more and no stream is open.
+pub(crate) struct Tunnel {
+    requests: SendRequest<Bytes>,
+    pub(crate) peer: Arc<Peer>,
+    streams: AtomicUsize,
+    closed: Arc<AtomicBool>,
+    /// Why it was lost, once it is.
+    lost: Arc<Mutex<Option<Refusal>>>,
+    used: Mutex<Instant>,
+}
+
+/// One of the streams that a tunnel may carry; given back when dropped.
+pub(crate) struct Lease(pub(crate) Arc<Tunnel>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        *self.0.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl Tunnel {
+    /// Dials.
+    pub(crate) async fn dial<N: Node>(
+        node: &N,
+        keeper: &Keeper,
+        settings: &Settings,
+        books: &Books,
+        route: &Route,
+    ) -> Result<Arc<Self>, Refusal> {
+        let dialled = Self::shake_hands(node, keeper, settings, route).await;
+        let (connection, requests, peer) = dialled.inspect_err(|refusal| {
+            books.failed(Direction::Outbound, refusal.reason);
+        })?;
+        books.shook_hands();
+        books.tunnel_opened();
+        let tunnel = Arc::new(Self {
+            requests,
+            peer,
+            streams: AtomicUsize::new(0),
+            closed: Arc::default(),
+            lost: Arc::default(),
+            used: Mutex::new(Instant::now()),
+        });
+        let (closed, lost) = (Arc::clone(&tunnel.closed), Arc::clone(&tunnel.lost));
+        let (settings, books) = (settings.clone(), books.clone());
+        tokio::spawn(async move {
+            let refusal = drive(connection, &settings).await;
+            *lost.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+            closed.store(true, Ordering::Release);
+            books.tunnel_closed();
+        });
+        Ok(tunnel)
+    }
+
+    async fn shake_hands<N: Node>(
+        node: &N,
+        keeper: &Keeper,
+        settings: &Settings,
+        route: &Route,
+    ) -> Result<(Connection<TlsStream<TcpStream>>, SendRequest<Bytes>, Arc<Peer>), Refusal> {
+        let config = keeper.client(&route.own)?;
+        let at = SocketAddr::new(route.to, settings.tunnel_port);
+        let made = node.tunnel_socket(route.place, route.from, route.mark).await;
+        let made = made.map_err(|error| {
+            Refusal::new(reason::SOCKET, format!("no socket to dial {at} from {}: {error}", route.from))
+        })?;
+        let stream = socket::connect(made, None, at, settings.dial).await.map_err(|error| {
+            Refusal::new(
+                reason::UNREACHABLE,
+                format!(
+                    "cannot dial the other node's proxy at {at}: {error}; does a proxy run there, and does \
+                     everything between let port {} through?",
+                    at.port()
+                ),
+            )
+        })?;
+        let shaken = TlsConnector::from(config).connect(ServerName::IpAddress(route.to.into()), stream);
+        let tls = tokio::time::timeout(settings.handshake, shaken)
+            .await
+            .map_err(|_| slow(at))?
+            .map_err(|error| Refusal::from(HandshakeError::from_io(&error)).at(at))?;
+        let chain = tls.get_ref().1.peer_certificates();
+        let peer = keeper.peer(chain, Usage::Server, Some(&route.expected)).map_err(Refusal::from)?;
+        let handshake = h2::client::Builder::new()
+            .initial_window_size(settings.stream_window)
+            .initial_connection_window_size(settings.tunnel_window)
+            .max_frame_size(settings.frame)
+            .max_header_list_size(16 << 10)
+            .max_send_buffer_size(1 << 20)
+            .enable_push(false)
+            .initial_max_send_streams(settings.streams)
+            .handshake(tls);
+        let (requests, connection) = tokio::time::timeout(settings.handshake, handshake)
+            .await
+            .map_err(|_| slow(at))?
+            .map_err(|error| end::http2(&error).at(at))?;
+        Ok((connection, requests, Arc::new(peer)))
+    }
+
+    /// Takes one of its streams, if there is one left.
+    pub(crate) fn lease(self: &Arc<Self>, most: usize) -> Option<Lease> {
+        if self.is_closed() {
+            return None;
+        }
+        let taken = self.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |streams| {
+            (streams < most).then_some(streams + 1)
+        });
+        taken.is_ok().then(|| Lease(Arc::clone(self)))
+    }
+
+    /// Whether it can carry no more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Nobody is to be given it any more.
+    pub(crate) fn retire(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether it has carried nothing for so long.
+    pub(crate) fn is_idle(&self, settings: &Settings) -> bool {
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.streams.load(Ordering::Relaxed) == 0 && used.elapsed() >= settings.idle
+    }
+
+    /// Opens a stream to `destination`. `Err(None)`: the tunnel is going, and nothing was asked; try another.
+    pub(crate) async fn connect(
+        &self,
+        destination: SocketAddr,
+        client: SocketAddr,
+        settings: &Settings,
+    ) -> Result<Stream, Option<Refusal>> {
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .version(Version::HTTP_2)
+            .uri(destination.to_string())
+            .header("forwarded", format!("for=\"{client}\""))
+            .body(())
+            .map_err(|error| Some(Refusal::new(reason::PROTOCOL, error.to_string())))?;
+        let mut requests = self.requests.clone().ready().await.map_err(|_| None)?;
+        let (response, send) = requests.send_request(request, false).map_err(|_| None)?;
+        let response = match tokio::time::timeout(settings.answer, response).await {
+            Ok(Ok(response)) => response,
+            // It was not even looked at (RFC 9113, section 8.7).
+            Ok(Err(error)) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => return Err(None),
+            Ok(Err(error)) if error.is_go_away() && error.is_remote() => return Err(None),
+            Ok(Err(error)) => {
+                let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                return Err(Some(lost.unwrap_or_else(|| end::http2(&error))));
+            }
+            Err(_) => {
+                let text = format!("the other node's proxy did not answer within {:?}", settings.answer);
+                return Err(Some(Refusal::new(reason::SLOW, text)));
+            }
+        };
+        let status = response.status();
+        let receive = response.into_body();
+        if status == StatusCode::OK {
+            return Ok(Stream { send, receive });
+        }
+        Err(Some(refused(status, destination, send, receive).await))
+    }
+}
+
+/// What the other proxy says, in our words and its own.
+async fn refused(
+    status: StatusCode,
+    destination: SocketAddr,
+    mut send: SendStream<Bytes>,
+    mut receive: RecvStream,
+) -> Refusal {
+    let said = tokio::time::timeout(std::time::Duration::from_millis(200), receive.data()).await;
+    send.send_reset(h2::Reason::CANCEL);
+    let said = said.ok().flatten().and_then(Result::ok).unwrap_or_default();
+    let said: String = String::from_utf8_lossy(said.get(..said.len().min(QUOTED)).unwrap_or_default())
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .collect();
+    let what = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "the other node's policy refuses it",
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            "the program there cannot be reached"
+        }
+        StatusCode::BAD_REQUEST => "the other node's proxy does not take this target",
+        _ => "the other node's proxy refuses it",
+    };
+    let quote = if said.is_empty() { String::new() } else { format!(": {said}") };
+    let reason = if what.contains("program") { reason::PROGRAM } else { reason::REFUSED };
+    Refusal::new(reason, format!("{destination}: {what} (status {}){quote}", status.as_u16()))
+}
+
+/// Drives a connection until it ends; why, if it did not end well.
+async fn drive(mut connection: Connection<TlsStream<TcpStream>>, settings: &Settings) -> Option<Refusal> {
+    let pings = connection.ping_pong();
+    tokio::select! {
+        ended = connection => ended.err().map(|error| end::http2(&error)),
+        () = keepalive::until_silent(pings, settings.ping, settings.pong) => {
+            let text = format!("the other node's proxy has been silent for {:?}", settings.pong);
+            Some(Refusal::new(reason::SLOW, text))
+        }
+    }
+}
+
+fn slow(at: SocketAddr) -> Refusal {
+    Refusal::new(reason::SLOW, format!("the other node's proxy at {at} does not finish its handshake"))
+}
+
+impl Refusal {
+    fn at(self, at: SocketAddr) -> Self {
+        Self { text: format!("the other node's proxy at {at}: {}", self.text), ..self }
+    }
+}

@@ -1,0 +1,81 @@
+//! Asking again while a connection lives: its right, its certificates, its age, and whether the proxy goes.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bulkhead_credentials::{Keeper, Peer};
+use tokio::sync::watch;
+
+use crate::end::{End, Outcome, Refusal};
+
+/// Until a flag is set; for good if nobody can set it any more.
+pub(crate) async fn raised(flag: &mut watch::Receiver<bool>) {
+    if flag.wait_for(|raised| *raised).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// What a live connection is held against.
+pub(crate) struct Watch {
+    pub(crate) keeper: Keeper,
+    /// Who is at the other end of the tunnel.
+    pub(crate) peer: Arc<Peer>,
+    /// Moves when rights may have changed.
+    pub(crate) changes: watch::Receiver<u64>,
+    /// How long it may outlive its certificates.
+    pub(crate) max_age: Option<Duration>,
+    /// Set when everything is to end at once.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// Ends well if `relay` does; before that, when the connection has lost its right. `allowed` asks again.
+    ///
+    /// Whatever changed between the first question and this is asked about at once: the caller subscribed to
+    /// changes before it asked.
+    pub(crate) async fn over<A>(mut self, relay: impl Future<Output = End>, allowed: impl Fn() -> A) -> End
+    where
+        A: Future<Output = Result<(), Refusal>>,
+    {
+        let mut certificates = self.keeper.changes();
+        let deadline = self.max_age.map(|more| self.certificates_end() + more);
+        let too_old = async {
+            match deadline {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(relay, too_old);
+        loop {
+            tokio::select! {
+                biased;
+                end = &mut relay => return end,
+                () = raised(&mut self.stop) => {
+                    return End::new(Outcome::Drained, "the proxy was stopped");
+                }
+                Ok(()) = self.changes.changed() => {
+                    if let Err(refusal) = allowed().await {
+                        return End::new(Outcome::Withdrawn, refusal.text);
+                    }
+                }
+                Ok(()) = certificates.changed() => {
+                    if let Err(error) = self.keeper.recheck(&self.peer) {
+                        return End::new(Outcome::Revoked, error.to_string());
+                    }
+                }
+                () = &mut too_old => {
+                    let text = "its certificates have expired, and its rule sets a max_age";
+                    return End::new(Outcome::TooOld, text);
+                }
+            }
+        }
+    }
+
+    /// Until the peer's certificate ends.
+    fn certificates_end(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let end = u64::try_from(self.peer.facts.not_after.0).unwrap_or(0);
+        Duration::from_secs(end).saturating_sub(now)
+    }
+}
