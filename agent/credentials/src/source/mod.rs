@@ -68,7 +68,7 @@ pub struct Supply {
 
 #[derive(Debug)]
 enum Source {
-    Authority(authority::Source),
+    Authority(Box<authority::Source>),
     Certificates(folders::Source),
 }
 
@@ -104,7 +104,9 @@ impl Supply {
     pub fn new(settings: Settings) -> Self {
         let Settings { domain, place, lifetime } = settings;
         let source = match place {
-            Place::Authority(dir) => Source::Authority(authority::Source::new(dir, domain, lifetime)),
+            Place::Authority(dir) => {
+                Source::Authority(Box::new(authority::Source::new(dir, domain, lifetime)))
+            }
             Place::Certificates(dir) => Source::Certificates(folders::Source::new(dir, domain)),
         };
         Self { source, keeper: Keeper::new(), told: VecDeque::new(), troubles: BTreeSet::new() }

@@ -10,5 +10,7 @@
 
 mod authority;
 mod common;
+mod hidden;
 mod peers;
 mod source;
+mod strangers;
