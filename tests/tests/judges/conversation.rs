@@ -1,7 +1,9 @@
 //! Conversations between an end on this node and another, and what must become of each of their packets.
 //!
 //! The expectations are the oracle's, joined to the meaning of flows: whoever opened one is asked as its
-//! opener, replies pass because the flow does, and a verdict lasts until the policy changes.
+//! opener, replies pass because the flow does, and a verdict lasts until the policy changes. What is sent is
+//! clear text that nobody knows, so a datagram passes only where its rule lets such pass; it is counted as
+//! one of its flow all the same, and as refused.
 
 use bulkhead_abi::{Direction, Protocol, Reason, Verdict};
 use bulkhead_core::host::wire::{ACK, SYN, Wire};
@@ -69,13 +71,14 @@ pub struct Step {
 pub struct Expected {
     pub passes: bool,
     /// What counts it, and whether it counts as a flow too.
-    pub counted: Option<(Decision, bool)>,
+    pub counted: Vec<(Decision, bool)>,
 }
 
 impl Expected {
     /// What is left to the guard is counted there.
     fn new(passes: bool, counted: Option<(Decision, bool)>) -> Expected {
-        Expected { passes, counted: counted.filter(|(decision, _)| !decision.is_deferred()) }
+        let counted = counted.filter(|(decision, _)| !decision.is_deferred());
+        Expected { passes, counted: counted.into_iter().collect() }
     }
 }
 
@@ -106,8 +109,7 @@ impl Conversation {
     pub fn packet(&self, step: &Step) -> Vec<u8> {
         let flow = &self.flow;
         let mut wire = Wire::new(flow.protocol, (flow.from.addr, self.port), (flow.to.addr, flow.port))
-            // Whether clear text passes is not asked here: an empty datagram is none.
-            .payload(if flow.protocol == Protocol::UDP { b"" } else { b"hello" });
+            .payload(b"hello");
         wire.icmp = flow.port;
         wire.flags = match (step.opens, step.from) {
             (true, End::Opener) => SYN,
@@ -126,6 +128,29 @@ impl Conversation {
 
     /// What must become of it under this policy, whose number is `number`.
     pub fn expect(&mut self, policy: &Policy, number: usize, step: &Step) -> Expected {
+        let mut expected = self.expect_by_verdict(policy, number, step);
+        if expected.passes
+            && let Some(refused) = self.refused_for_its_bytes(policy, step.at)
+        {
+            expected.passes = false;
+            expected.counted.push((refused, self.deny()));
+        }
+        expected
+    }
+
+    /// The refusal of a datagram that passes by its flow's verdict, where the rule wants to know that what
+    /// it says is encrypted. Of TCP nobody reads here: no socket owns it.
+    fn refused_for_its_bytes(&self, policy: &Policy, at: End) -> Option<Decision> {
+        let (_, decision) = self.memory.judged[at as usize].as_ref()?;
+        let opener = self.memory.opener?;
+        if self.flow.protocol != Protocol::UDP || decision.is_deferred() {
+            return None;
+        }
+        let flow = Flow { guarded: at == opener, ..self.opened_by(opener) };
+        policy.refuses_unknown(&flow).then(|| decision.refused(Reason::Unclassified))
+    }
+
+    fn expect_by_verdict(&mut self, policy: &Policy, number: usize, step: &Step) -> Expected {
         match self.memory.opener {
             // A connection that was answered cannot be opened: this is another one.
             Some(_) if self.is_stream() && self.memory.answered && is_syn(step) => {
@@ -170,21 +195,21 @@ impl Conversation {
                 Verdict::Audit => true,
                 Verdict::Deny => self.deny(),
             };
-            return Expected { passes: decision.verdict().passes(), counted: Some((decision, first)) };
+            return Expected { passes: decision.verdict().passes(), counted: vec![(decision, first)] };
         }
         // An answer that the kernel gives without anybody having seen the question.
         let opener = if answer { from.other() } else { from };
         let decision = self.decide(policy, at, opener);
         let passes = decision.verdict().passes();
         if passes && answer {
-            return Expected { passes, counted: None };
+            return Expected::new(passes, None);
         }
         if !policy.is_zoned(&self.flow.from) && !policy.is_zoned(&self.flow.to) {
             return Expected::new(passes, Some((decision, false)));
         }
         if !passes {
             let first = self.deny();
-            return Expected { passes, counted: Some((decision, first)) };
+            return Expected::new(passes, Some((decision, first)));
         }
         let denied = self.memory.denied;
         self.memory = Memory { opener: Some(opener), denied, ..Memory::default() };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bulkhead_abi::{Addr, Cell, Control, CounterKey, Event, Identity, Reason, Tls, Verdict};
+use bulkhead_abi::{Accept, Addr, Cell, Control, CounterKey, Event, Identity, Reason, Tls, Verdict};
 use bulkhead_core::host::Tables;
 use bulkhead_policy::model::Mode;
 use bulkhead_policy::oracle::{self, Party, SideDecision};
@@ -35,6 +35,12 @@ impl Decision {
         self.label.2
     }
 
+    /// What becomes of a flow with this decision whose bytes are not what the rule accepts.
+    pub fn refused(&self, reason: Reason) -> Decision {
+        let (from, to, ..) = self.label.clone();
+        Decision { label: (from, to, Verdict::Deny, reason), rule: self.rule.clone() }
+    }
+
     /// Whether the guard is to decide.
     pub fn is_deferred(&self) -> bool {
         self.label.3 == Reason::Virtual
@@ -52,11 +58,15 @@ pub enum Asked {
 }
 
 impl Policy {
-    /// Whether it must be encrypted, which what the judges send is not.
-    pub fn requires(&self, flow: &Flow) -> bool {
+    /// Whether bytes of which nobody can tell whether they are encrypted, as the judges send them, are
+    /// refused in a flow that is allowed.
+    pub fn refuses_unknown(&self, flow: &Flow) -> bool {
         let flow = &Flow { guarded: flow.guarded && self.guarded, ..flow.clone() };
         let (from, to) = (self.party(&flow.from), self.party(&flow.to));
-        oracle::judge_parties(&self.model, &from, &to, flow).tls.level == Tls::Require
+        let demand = oracle::judge_parties(&self.model, &from, &to, flow).tls;
+        demand.level == Tls::Require
+            && !demand.accept.contains(Accept::UNKNOWN)
+            && (self.enforces(&from) || self.enforces(&to))
     }
 
     /// What the oracle says, in the order of its own sentences: the worse side decides; of two that say

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bulkhead_abi::tables::Home;
-use bulkhead_abi::{Addr, Counter, Event, ListenerKey, LocalAddress, Protocol, flow::Listener};
+use bulkhead_abi::{Addr, Counter, Event, ListenerKey, LocalAddress, Protocol, Reason, flow::Listener};
 use bulkhead_core::host::{Node, Sock};
 use bulkhead_datapath::maps::CONTROL_HOST;
 
@@ -26,9 +26,10 @@ fn oracle_host_and_kernel_agree() {
     }
     court.close();
     println!("{:?}", court.tally);
-    let Tally { cases, by_cgroup, replies, switched, deferred, .. } = court.tally;
+    let Tally { cases, by_cgroup, replies, switched, deferred, refused, .. } = court.tally;
     assert!(policies < 150 || cases >= 10_000, "too few cases: {cases}");
     assert!(deferred * 100 >= cases, "too few for the guard: {deferred}");
+    assert!(policies < 150 || refused >= 100, "too few refused for their bytes: {refused}");
     assert!(by_cgroup * 2 >= cases && replies * 2 >= cases && switched * 2 >= cases);
 }
 
@@ -46,6 +47,8 @@ struct Tally {
     deferred: usize,
     packets: usize,
     passed: usize,
+    /// A datagram was refused for what it says.
+    refused: usize,
 }
 
 pub struct Court {
@@ -171,13 +174,15 @@ impl Court {
         );
         self.tally.packets += 1;
         self.tally.passed += usize::from(passes);
+        let bytes = |(decision, _): &(Decision, bool)| decision.label.3 == Reason::Unclassified;
+        self.tally.refused += usize::from(counted.iter().any(bytes));
         let first_reply = step.from == End::Receiver && step.opens;
         let once = step.at == step.from || conversation.place == Place::Opener;
         self.tally.replies += usize::from(first_reply && once);
         let by = |first| Counter { flows: u64::from(first), packets: 1, bytes: packet.len() as u64 };
-        let wanted: Vec<_> = counted.iter().map(|(d, first)| (d.label.clone(), by(*first))).collect();
+        let wanted: BTreeMap<_, _> = counted.iter().map(|(d, first)| (d.label.clone(), by(*first))).collect();
         let host = self.node.take_counters();
-        let host: Vec<_> = host.iter().map(|(key, counter)| (policy.label(key), *counter)).collect();
+        let host: BTreeMap<_, _> = host.iter().map(|(key, counter)| (policy.label(key), *counter)).collect();
         assert!(
             wanted == host,
             "seed {}, policy {number}: the counters that must move are {wanted:?}, on the host {host:?} did\n\
@@ -185,7 +190,7 @@ impl Court {
             self.seed,
             describe(policy),
         );
-        if let Some((decision, first)) = counted {
+        for (decision, first) in counted {
             let counter = self.counted.entry(decision.label.clone()).or_default();
             counter.flows += u64::from(first);
             counter.packets += 1;
