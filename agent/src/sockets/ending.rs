@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd as _;
 
 use bulkhead_abi::{
-    Addr, FlowKey, FlowState, Protocol, Reason, Side, SocketFlow, Verdict, Workload, flow::Doomed,
+    Addr, FlowKey, FlowState, Protocol, Reason, RoleKind, Side, SocketFlow, SocketRole, Verdict, Workload,
+    flow::Doomed,
 };
 use bulkhead_core::{
     endpoint,
@@ -16,7 +17,7 @@ use bulkhead_core::{
     tables::Policy,
 };
 use bulkhead_sys::sock_diag::{Destroyed, Diag, Query, Socket, State, Target};
-use zerocopy::FromBytes as _;
+use zerocopy::FromBytes;
 
 use bulkhead_policy::Image;
 
@@ -174,8 +175,8 @@ fn look(
     if reader.adopting() {
         return Ok(Vec::new());
     }
-    let map = reader.socket_flows_map();
-    let (id, storages) = (map.id()?, [map.as_fd()]);
+    let (flows, roles) = (reader.socket_flows_map(), &reader.maps().socket_roles);
+    let (ids, storages) = ([flows.id()?, roles.id()?], [flows.as_fd(), roles.as_fd()]);
     let mut all = Vec::new();
     for (netns, ns) in namespaces.open_all()? {
         let mut diag = Diag::open(&ns)?;
@@ -190,7 +191,7 @@ fn look(
     if !left.is_empty() {
         all.retain(|(_, socket)| left.contains(&socket.remote));
     }
-    let judge = Judge::new(reader, id, &all, left);
+    let judge = Judge::new(reader, ids, &all, left);
     let mut denied = Vec::new();
     for (netns, socket) in &all {
         let denial = judge.denial(*netns, socket);
@@ -210,8 +211,8 @@ fn look(
 struct Judge<'a> {
     reader: &'a Reader,
     policy: Policy<'a, Reader>,
-    /// The map whose values tell a socket's flow.
-    storage: u32,
+    /// The maps whose values tell a socket's flow, and its role.
+    storages: [u32; 2],
     /// Tuples as their owners see them, to find who is at the other end on this node.
     owners: HashMap<(FlowKey, bool), u64>,
     /// Addresses that are not whose they were.
@@ -219,26 +220,31 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    fn new(reader: &'a Reader, storage: u32, sockets: &[(u64, Socket)], left: &'a HashSet<Addr>) -> Self {
+    fn new(
+        reader: &'a Reader,
+        storages: [u32; 2],
+        sockets: &[(u64, Socket)],
+        left: &'a HashSet<Addr>,
+    ) -> Self {
         let owners = sockets
             .iter()
             .filter_map(|(netns, socket)| Some((key(*netns, socket), socket.cgroup?)))
             .collect();
-        Self { reader, policy: Policy::live(reader), storage, owners, left }
+        Self { reader, policy: Policy::live(reader), storages, owners, left }
     }
 
     /// The denial, if it is one, and whether it is known who opened the flow.
     fn denial(&self, netns: u64, socket: &Socket) -> Option<(Decision, bool)> {
         let cgroup = socket.cgroup?;
         let (key, local_is_low) = key(netns, socket);
-        let flow = socket
-            .storages
-            .iter()
-            .find(|(id, _)| *id == self.storage)
-            .and_then(|(_, bytes)| SocketFlow::read_from_bytes(bytes).ok())
+        let [flows, roles] = self.storages;
+        let flow = stored::<SocketFlow>(socket, flows)
             // A socket that was connected elsewhere before.
             .filter(|flow| flow.peer_addr == socket.remote && flow.peer_port == socket.remote_port);
         let tabled = if flow.is_none() { self.tabled(&key) } else { None };
+        if self.is_proxied(stored(socket, roles), flow, tabled) {
+            return None;
+        }
         let opener = match (flow, tabled) {
             (Some(flow), _) => Some(flow.flags & SocketFlow::FLAG_OPENER != 0),
             (None, Some(flow)) => Some((flow.flags & FlowState::FLAG_OPENER_LOW != 0) == local_is_low),
@@ -261,6 +267,21 @@ impl<'a> Judge<'a> {
             None => Some(judge(true)).filter(denies).and(Some(judge(false)).filter(denies)),
         };
         denial.map(|decision| (decision, opener.is_some()))
+    }
+
+    /// Whether a flow is one of the proxy's, which ends what lost its right; one to an address that is
+    /// another's now is not.
+    fn is_proxied(
+        &self,
+        role: Option<SocketRole>,
+        flow: Option<SocketFlow>,
+        tabled: Option<FlowState>,
+    ) -> bool {
+        const PROXIED: u8 = Reason::Proxied as u8;
+        self.left.is_empty()
+            && (role.is_some_and(|role| role.kind() != RoleKind::None)
+                || flow.is_some_and(|flow| flow.reason == PROXIED)
+                || tabled.is_some_and(|flow| flow.reason == PROXIED))
     }
 
     fn judge(&self, netns: u64, socket: &Socket, own: &Workload, peer: &Workload, opener: bool) -> Decision {
@@ -291,6 +312,12 @@ impl<'a> Judge<'a> {
     fn tabled(&self, key: &FlowKey) -> Option<FlowState> {
         self.reader.maps().flows.get(key).ok().flatten().filter(|flow| flow.tag == key.tag())
     }
+}
+
+/// What a map holds for a socket.
+fn stored<T: FromBytes>(socket: &Socket, map: u32) -> Option<T> {
+    let (_, bytes) = socket.storages.iter().find(|(id, _)| *id == map)?;
+    T::read_from_bytes(bytes).ok()
 }
 
 fn is_connected(socket: &Socket) -> bool {
