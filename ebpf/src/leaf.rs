@@ -15,8 +15,10 @@ use bulkhead_abi::{
 };
 use bulkhead_core::{
     endpoint,
+    inspect::Ruling,
     judge::{self, Decision, Question, Sides},
     packet::{self, Span},
+    report::Content,
     tables::Policy,
     track::{Cast, Entry, Finding, Known, State, Telling, Whose, parts},
 };
@@ -240,21 +242,47 @@ pub extern "C" fn leaf_examine(
     }
 }
 
-/// [`parts::told`] of a finding's code; a verdict's code.
+/// [`parts::told`] of `finding << 32` and the content's `level << 16 | app << 8 | class`; a verdict's code.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn leaf_told(
-    skb: *mut __sk_buff,
-    state: *const State,
-    known: *const Known,
-    read: *const Datagrams,
-    finding: u32,
-) -> u32 {
-    // SAFETY: null or, by the verifier's word, whole values.
-    let (Some(known), Some(read)) = (unsafe { (known.as_ref(), read.as_ref()) }) else {
-        return Verdict::Deny as u32;
-    };
-    with(skb, state, |hook, state| parts::told(hook, state, known, read, Finding::from_code(finding)) as u32)
+pub extern "C" fn leaf_told(skb: *mut __sk_buff, state: *const State, known: *const Known, what: u64) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    let Some(known) = (unsafe { known.as_ref() }) else { return Verdict::Deny as u32 };
+    let finding = (what >> 32) as u32;
+    let content = Content { class: what as u8, app: (what >> 8) as u8, level: (what >> 16) as u8 };
+    with(skb, state, |hook, state| parts::told(hook, state, known, content, finding) as u32)
+}
+
+/// As [`leaf_told`] wants it.
+#[inline(always)]
+pub fn told_code(content: Content, finding: Finding) -> u64 {
+    let content = u64::from(content.level) << 16 | u64::from(content.app) << 8 | u64::from(content.class);
+    u64::from(finding.to_code()) << 32 | content
+}
+
+/// [`parts::ask`]; a ruling's code. `how` is the control block's flags.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_ask(flow: *mut SocketFlow, generation: u64, how: u64) -> u32 {
+    let control = Control { generation, host_netns: 0, flags: how };
+    // SAFETY: null or, by the verifier's word, a whole flow.
+    match unsafe { flow.as_mut() } {
+        Some(flow) => parts::ask(&Kernel, flow, &control).code(),
+        None => Ruling::Hold.code(),
+    }
+}
+
+/// [`parts::conclude`] of a ruling's code; a finding's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_conclude(flow: *mut SocketFlow, ruling: u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole flow.
+    match unsafe { flow.as_mut() } {
+        Some(flow) => {
+            parts::conclude(|key| leaf_classed(key) != 0, flow, Ruling::from_code(ruling)).to_code()
+        }
+        None => Finding::Held.to_code(),
+    }
 }
 
 /// [`parts::found`] of a finding's code; a verdict's code.

@@ -168,25 +168,6 @@ pub extern "C" fn inspect_steps(
     }
 }
 
-/// [`stream::segment`] of `seq << 32 | sender`; a ruling's code.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn inspect_segment(
-    skb: *mut __sk_buff,
-    place: u64,
-    inspection: *mut Inspection,
-    which: u64,
-) -> u32 {
-    // SAFETY: null or, by the verifier's word, a whole value.
-    match unsafe { inspection.as_mut() } {
-        Some(inspection) => {
-            let (sender, seq) = (which as u8 & 1, (which >> 32) as u32);
-            stream::segment(inspection, sender, seq, &Carried::placed(skb, place)).code()
-        }
-        None => NOTHING,
-    }
-}
-
 /// Functions that look for a family of protocols.
 macro_rules! families {
     ($($leaf:ident $family:ident)*) => {$(
@@ -310,8 +291,7 @@ impl Payload for Carried {
 /// Reads a segment.
 #[inline(always)]
 pub fn read_segment(carried: &Carried, inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
-    let which = u64::from(seq) << 32 | u64::from(sender);
-    Ruling::from_code(inspect_segment(carried.skb, carried.place(), inspection, which))
+    stream::segment(inspection, sender, seq, carried)
 }
 
 /// Reads a datagram; a ruling's code.

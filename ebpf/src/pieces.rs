@@ -126,7 +126,7 @@ fn head(piece: &mut Piece, skb: *mut __sk_buff, flow: &SocketFlow, sender: u8) {
     (piece.dst, piece.dst_port) = dst;
     (piece.from, piece.to) = (flow.from, flow.to);
     (piece.sender, piece.protocol) = (sender, flow.protocol);
-    (piece.app, piece.level, piece.floor) = (flow.inspection.app, flow.level, flow.inspection.floor);
+    (piece.app, piece.level, piece.floor) = (flow.inspection.app, flow.reading.level, flow.inspection.floor);
     piece._reserved = [0];
 }
 

@@ -20,6 +20,7 @@ use bulkhead_core::{
     inspect::Ruling,
     judge::Decision,
     packet::{Bytes, Span, Words},
+    report::Content,
     track::{
         Before, Cast, Entry, Finding, Hook, Known, Outcome, Ownership, Slot, Socket, State, Telling, Told,
         Whose, parts,
@@ -280,6 +281,16 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
+    fn on_ask(&self, flow: &mut SocketFlow, control: &Control) -> Ruling {
+        Ruling::from_code(leaf::leaf_ask(flow, control.generation, control.flags))
+    }
+
+    #[inline(always)]
+    fn on_conclude(&self, flow: &mut SocketFlow, ruling: Ruling) -> Finding {
+        Finding::from_code(leaf::leaf_conclude(flow, ruling.code()))
+    }
+
+    #[inline(always)]
     fn on_found(&self, state: &State, finding: Finding) -> Verdict {
         code(leaf::leaf_found(self.ctx.skb.skb, state, finding.to_code()))
     }
@@ -305,8 +316,8 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn on_told(&self, state: &State, known: &Known, read: &Datagrams, finding: Finding) -> Verdict {
-        code(leaf::leaf_told(self.ctx.skb.skb, state, known, read, finding.to_code()))
+    fn on_told(&self, state: &State, known: &Known, content: Content, finding: Finding) -> Verdict {
+        code(leaf::leaf_told(self.ctx.skb.skb, state, known, leaf::told_code(content, finding)))
     }
 
     #[inline(always)]
@@ -431,7 +442,7 @@ impl Hook for Skb {
     fn lock(&self, owned: &Place<SocketFlow>) -> bool {
         for _ in 0..LOCK_TRIES {
             // SAFETY: the storage of a socket, which outlives this program.
-            if unsafe { tables::swap(&raw mut (*owned.0).lock, 1) } == 0 {
+            if unsafe { tables::swap(&raw mut (*owned.0).reading.lock, 1) } == 0 {
                 return true;
             }
         }
@@ -441,7 +452,7 @@ impl Hook for Skb {
     #[inline(always)]
     fn unlock(&self, owned: &Place<SocketFlow>) {
         // SAFETY: as above.
-        let _ = unsafe { tables::swap(&raw mut (*owned.0).lock, 0) };
+        let _ = unsafe { tables::swap(&raw mut (*owned.0).reading.lock, 0) };
     }
 
     #[inline(always)]

@@ -2,7 +2,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Addr, Identity, Inspection, Protocol, inspect::Datagrams};
+use crate::{
+    Addr, Identity, Inspection, Protocol,
+    inspect::{Datagrams, Reading},
+};
 
 /// A workload as the kernel meets it: its cgroup, and the nearest ancestor that was in the workload
 /// table when it was met. The ancestor answers for a cgroup that the agent has not seen yet.
@@ -224,20 +227,8 @@ pub struct SocketFlow {
     pub flags: u8,
     /// IP protocol number.
     pub protocol: u8,
-    /// Not zero: its bytes are not looked at, or not any more.
-    pub settled: u8,
-    /// [`Tls`](crate::Tls) code of the level that its rule asks for. What `inspection` acts on is less where
-    /// node or zones only report.
-    pub level: u8,
-    /// [`Reason`](crate::Reason) code of why it would have been refused, where node or zones only report; 0
-    /// where it would not.
-    pub audited: u8,
-    /// One more than the [`Class`](crate::Class) code that was counted and told last, 0 before.
-    pub told: u8,
-    /// Not zero while a hook reads a segment of it.
-    pub lock: u32,
-    /// Generation whose rules were asked how it is to be encrypted, 0 before.
-    pub asked: u64,
+    /// How far the bytes of a stream are looked at.
+    pub reading: Reading,
     /// What its first bytes say, of TCP.
     pub inspection: Inspection,
     /// What its datagrams say, of UDP.

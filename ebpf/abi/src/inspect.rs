@@ -462,26 +462,34 @@ pub struct Conversation {
     pub memory: u8,
 }
 
-/// What a flow keeps of the datagrams that were read.
+/// How far the bytes of a flow are looked at, and what was told of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Datagrams {
+pub struct Reading {
     /// Generation whose rules were asked how the flow is to be encrypted, 0 before.
     pub asked: u64,
-    /// What they say.
-    pub conversation: Conversation,
-    /// Not zero: they are not looked at, or not any more.
+    /// Of a stream: not zero while a hook reads a segment of it.
+    pub lock: u32,
+    /// Not zero: its bytes are not looked at, or not any more.
     pub settled: u8,
-    /// [`Tls`] code of the level that the rule asks for. What `conversation` acts on is less where node or
-    /// zones only report.
+    /// [`Tls`] code of the level that the rule asks for. What is acted on is less where node or zones only
+    /// report.
     pub level: u8,
     /// [`Reason`](crate::Reason) code of why the flow would have been refused, where node or zones only
     /// report; 0 where it would not.
     pub audited: u8,
     /// One more than the [`Class`] code that was counted and told last, 0 before.
     pub told: u8,
-    /// Zero.
-    pub _reserved: [u8; 4],
+}
+
+/// What a flow keeps of the datagrams that were read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Datagrams {
+    /// How far.
+    pub reading: Reading,
+    /// What they say.
+    pub conversation: Conversation,
 }
 
 /// Key of the counter of flows by class.
@@ -568,6 +576,7 @@ const _: () = {
     assert!(size_of::<Stream>() == 44);
     assert!(size_of::<Inspection>() == 96);
     assert!(size_of::<Conversation>() == 8);
+    assert!(size_of::<Reading>() == 16);
     assert!(size_of::<Datagrams>() == 24);
     assert!(size_of::<ClassKey>() == 12);
     assert!(size_of::<ClassCount>() == 16);

@@ -20,6 +20,7 @@ mod listening;
 mod owned;
 mod pieces;
 pub(crate) mod prepared;
+mod reading;
 pub(crate) mod role;
 mod tabled;
 mod telling;
@@ -38,9 +39,9 @@ use crate::{
 };
 
 pub(crate) use self::{tabled::tcp_after, telling::again};
-pub use content::Known;
 pub use hook::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
 pub use pieces::{Before, Told};
+pub use reading::Known;
 pub use role::Cast;
 pub use tabled::{is_expired, lifetime};
 
@@ -48,10 +49,10 @@ pub use tabled::{is_expired, lifetime};
 /// functions that the verifier walks once.
 pub mod parts {
     pub use super::{
-        anomaly, content::content, content::examine, content::told, datagram::again as datagram,
-        icmp::icmp_error, inspected::found, inspected::inspect, listening::listening, owned::owned,
-        pieces::tell, prepare, role::proxied, role::role, role::turned, tabled::enter, tabled::tracked,
-        tabled::untracked, telling::account, telling::doomed,
+        anomaly, content::content, content::examine, datagram::again as datagram, icmp::icmp_error,
+        inspected::ask, inspected::conclude, inspected::found, inspected::inspect, listening::listening,
+        owned::owned, pieces::tell, prepare, reading::told, role::proxied, role::role, role::turned,
+        tabled::enter, tabled::tracked, tabled::untracked, telling::account, telling::doomed,
     };
 }
 
@@ -102,7 +103,7 @@ fn passing_stream(flow: &SocketFlow, generation: u64) -> Option<u32> {
 /// Whether its bytes are looked at.
 #[inline(always)]
 fn is_read(flow: &SocketFlow) -> bool {
-    flow.protocol == Protocol::TCP.0 && flow.settled == 0
+    flow.protocol == Protocol::TCP.0 && flow.reading.settled == 0
 }
 
 #[inline(always)]

@@ -43,7 +43,7 @@ pub fn again<H: Hook>(
 fn holds<H: Hook>(hook: &H, flow: &SocketFlow, generation: u64, leaves: bool) -> bool {
     // What is still read is read the long way.
     if flow.protocol != Protocol::UDP.0
-        || flow.datagrams.settled == 0
+        || flow.datagrams.reading.settled == 0
         || flow.generation != generation
         || !Verdict::from_code(flow.verdict).passes()
     {
@@ -60,7 +60,10 @@ fn holds<H: Hook>(hook: &H, flow: &SocketFlow, generation: u64, leaves: bool) ->
 /// Copies what the table holds of a flow that passes to the socket at hand.
 #[inline(always)]
 pub(super) fn remember<H: Hook>(hook: &H, state: &State, tabled: &FlowState, opener: bool, counter: u32) {
-    if state.protocol != Protocol::UDP || state.socket != Socket::Other || tabled.datagrams.settled == 0 {
+    if state.protocol != Protocol::UDP
+        || state.socket != Socket::Other
+        || tabled.datagrams.reading.settled == 0
+    {
         return;
     }
     let Some(slot) = hook.own() else { return };
@@ -75,7 +78,7 @@ pub(super) fn remember<H: Hook>(hook: &H, state: &State, tabled: &FlowState, ope
         (flow.from, flow.to, flow.rule) = (tabled.from, tabled.to, tabled.rule);
         (flow.verdict, flow.reason) = (Verdict::Allow as u8, tabled.reason);
         flow.slot = counter;
-        flow.datagrams.settled = 1;
+        flow.datagrams.reading.settled = 1;
         flow.protocol = state.protocol.0;
         flow.flags = SocketFlow::FLAG_TABLED;
         if opener {

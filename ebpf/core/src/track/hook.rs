@@ -15,7 +15,7 @@ use crate::{
     inspect::{Ruling, datagram, stream},
     judge::Decision,
     packet::Bytes,
-    report::Report,
+    report::{Content, Report},
     tables::Tables,
 };
 
@@ -147,6 +147,16 @@ impl Finding {
             Self::Known => 2,
             Self::Audited(reason) => 0x100 | reason as u32,
             Self::Refused(reason) => 0x200 | reason as u32,
+        }
+    }
+
+    /// What becomes of the packet, by the finding's number.
+    #[inline(always)]
+    pub const fn verdict_of(code: u32) -> Verdict {
+        match code {
+            0 | 2 => Verdict::Allow,
+            0x100..=0x1ff => Verdict::Audit,
+            _ => Verdict::Deny,
         }
     }
 
@@ -282,6 +292,16 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     ) -> bool {
         parts::tell(self, flow, sender, part, before, ruling)
     }
+    /// [`parts::ask`].
+    #[inline(always)]
+    fn on_ask(&self, flow: &mut SocketFlow, control: &Control) -> Ruling {
+        parts::ask(self, flow, control)
+    }
+    /// [`parts::conclude`].
+    #[inline(always)]
+    fn on_conclude(&self, flow: &mut SocketFlow, ruling: Ruling) -> Finding {
+        parts::conclude(|key| self.classed(key), flow, ruling)
+    }
     /// [`parts::found`].
     #[inline(always)]
     fn on_found(&self, state: &State, finding: Finding) -> Verdict {
@@ -304,8 +324,8 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     }
     /// [`parts::told`].
     #[inline(always)]
-    fn on_told(&self, state: &State, known: &Known, read: &Datagrams, finding: Finding) -> Verdict {
-        parts::told(self, state, known, read, finding)
+    fn on_told(&self, state: &State, known: &Known, content: Content, finding: Finding) -> Verdict {
+        parts::told(self, state, known, content, finding.to_code())
     }
     /// [`parts::icmp_error`].
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use bulkhead_abi::{
     Class, Control, FlowState, Identity, Inspection, Reason, SocketFlow, Verdict, Workload,
-    inspect::Datagrams,
+    inspect::{Datagrams, Reading},
 };
 
 use super::{
@@ -32,7 +32,7 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
             peer = flow.peer;
             if flow.reason == Reason::Proxied as u8 && flow.verdict == Verdict::Allow as u8 {
                 // The proxy asks for it, and ends it.
-                flow.settled = 0;
+                flow.reading.settled = 0;
                 flow.generation = state.control.generation;
             }
             let refused = flow.inspection.phase == Inspection::REFUSED && state.is_stream();
@@ -212,15 +212,14 @@ pub(super) fn write<H: Hook>(
 ) {
     if !role.known {
         flow.opened = hook.now();
-        (flow.told, flow.audited, flow.lock) = (0, 0, 0);
-        flow.asked = 0;
+        flow.reading = Reading::default();
         flow.inspection = Inspection::default();
         if role.leg {
             flow.inspection.class = Class::Mutual as u8;
         }
         flow.datagrams = Datagrams::default();
     }
-    (flow.settled, flow.datagrams.settled) = (0, 0);
+    (flow.reading.settled, flow.datagrams.reading.settled) = (0, 0);
     flow.peer = *peer;
     (flow.peer_addr, flow.local_addr) = (*state.remote().addr, *state.local().addr);
     (flow.peer_port, flow.local_port) = (state.remote().port, state.local().port);

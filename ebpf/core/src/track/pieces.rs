@@ -6,7 +6,7 @@
 
 use bulkhead_abi::{Inspection, SocketFlow, inspect::Piece};
 
-use super::{Hook, inspected::counts};
+use super::{Hook, reading::counts};
 use crate::inspect::{Ruling, stream};
 
 /// Bytes of an opening that user space wants.
@@ -50,8 +50,7 @@ pub fn tell<H: Hook>(
     before: Before,
     ruling: u32,
 ) -> bool {
-    let opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
-    if ruling != Ruling::Pass.code() || !counts(flow, opener) {
+    if ruling != Ruling::Pass.code() || !counts(flow) {
         return false;
     }
     let hello = stream::hello(&flow.inspection, sender);

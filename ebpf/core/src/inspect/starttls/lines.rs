@@ -22,32 +22,34 @@ pub fn lines(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut C
     let end_of_line = terminator(inspection);
     let own = side_mut(inspection, sender);
     let kept = Head::of(own);
-    let piece = if own.marks & mark::REPLAY != 0 {
+    // Of what is new, only how much it is, and whether it is text.
+    let (count, text) = if own.marks & mark::REPLAY != 0 {
         // Lines that were read as an opening; the last one may go on.
         if kept.find(end_of_line) == 0 {
             own.marks &= !mark::REPLAY;
         } else {
             own.marks |= mark::ENDED;
         }
-        kept
+        (kept.have(), kept.is_text())
     } else {
         let piece = load(payload, cursor.at);
         let end = piece.find(end_of_line);
         let piece = if end == 0 { piece } else { piece.first(end) };
-        if piece.have() == 0 {
+        let count = piece.have();
+        if count == 0 {
             return code::END;
         }
         kept.with(piece).keep(own);
-        advance(own, cursor, piece.have());
+        advance(own, cursor, count);
         if end != 0 {
             own.marks |= mark::ENDED;
         }
-        piece
+        (count, piece.is_text())
     };
-    own.spent = own.spent.saturating_add(piece.have() as u16);
+    own.spent = own.spent.saturating_add(count as u16);
     let [most_asked, most_answered] = MOST;
     let too_much = own.spent > if sender == 0 { most_asked } else { most_answered };
-    if strict && (too_much || !piece.is_text()) {
+    if strict && (too_much || !text) {
         return refuse(inspection, Reason::ClearText).code();
     }
     if !strict && own.spent == u16::MAX {
