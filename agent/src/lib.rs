@@ -21,6 +21,7 @@ pub mod inventory;
 pub mod log;
 pub mod metrics;
 pub mod privilege;
+pub mod proxy;
 pub mod readiness;
 pub mod sockets;
 pub mod store;

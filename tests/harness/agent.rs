@@ -45,6 +45,8 @@ pub struct Setup {
     object: Option<PathBuf>,
     pins: PathBuf,
     log_level: String,
+    config: String,
+    cgroup: Option<PathBuf>,
 }
 
 /// An agent, running or not, whose enforcement is taken off when this is dropped.
@@ -101,6 +103,20 @@ impl Setup {
         self
     }
 
+    /// Text of its configuration file; it is empty as long as nothing is said.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Setup {
+        text.clone_into(&mut self.config);
+        self
+    }
+
+    /// Runs the agent in a cgroup: one with a proxy must be below its own root, or nobody sees its sockets.
+    #[must_use]
+    pub fn in_cgroup(mut self, cgroup: &Cgroup) -> Setup {
+        self.cgroup = Some(cgroup.path().to_path_buf());
+        self
+    }
+
     /// Starts the agent and waits until it enforces.
     pub fn start(self) -> Result<Agent> {
         let mut agent = self.place()?;
@@ -115,7 +131,7 @@ impl Setup {
         let dir = tempfile::Builder::new().prefix("bh-").tempdir()?;
         fs::create_dir(dir.path().join("policies"))?;
         // A configuration of this machine must not reach into tests.
-        fs::write(dir.path().join("bulkhead.toml"), "")?;
+        fs::write(dir.path().join("bulkhead.toml"), &self.config)?;
         fs::write(dir.path().join("policies").join(POLICY), &self.policy)?;
         let metrics = if self.metrics { Some(free_port(self.ns.as_deref())?) } else { None };
         let mut agent = Agent { child: None, setup: self, dir, name: String::new(), metrics };
@@ -143,6 +159,8 @@ impl Agent {
             object: None,
             pins: PINS.into(),
             log_level: "debug".to_owned(),
+            config: String::new(),
+            cgroup: None,
         }
     }
 
@@ -430,7 +448,16 @@ impl Agent {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(program().unwrap_or_else(|| "bulkhead".into()));
+        let bulkhead = program().unwrap_or_else(|| "bulkhead".into());
+        let mut command = match self.setup.cgroup.as_ref().filter(|_| name == "run") {
+            None => Command::new(bulkhead),
+            Some(cgroup) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+                shell.arg(cgroup.join("cgroup.procs")).arg(bulkhead);
+                shell
+            }
+        };
         command.arg(name).arg("--config").arg(self.dir.path().join("bulkhead.toml"));
         command.arg("--cgroup-root").arg(&self.setup.root);
         command.arg("--run-dir").arg(self.dir.path().join("run"));
@@ -467,6 +494,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.kill9();
+        bulkhead::proxy::start::end(&self.run_folder());
         if let Err(error) = datapath::detach(&self.pins()) {
             eprintln!("enforcement of {} could not be taken off: {error}", self.name);
         }

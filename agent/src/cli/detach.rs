@@ -33,6 +33,8 @@ impl Args {
             Err(error) => return Err(error).context("the running agent could not be asked to stop"),
         };
         let _lock = lock(&instance)?;
+        // Before the kernel forgets what its sockets are for.
+        crate::proxy::start::end(&instance.dir);
         let gone = crate::datapath::detach(&instance.pins)?;
         // Without maps the numbers mean nothing; the next start begins a new count either way.
         let _ = std::fs::remove_file(instance.state_path());

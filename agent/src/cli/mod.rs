@@ -13,6 +13,8 @@ mod findings;
 mod flows;
 mod inventory;
 mod man;
+mod proxy;
+mod proxy_process;
 mod run;
 mod status;
 mod table;
@@ -67,12 +69,17 @@ enum Command {
     Inventory(inventory::Args),
     /// Make certificates: the built-in authority of mutual TLS
     Ca(ca::Args),
+    /// Show what the proxy serves under mutual TLS, and with which certificates
+    Proxy(proxy::Args),
     /// Take enforcement off
     Detach(detach::Args),
     /// Print shell completions
     Completions(completions::Args),
     /// Print the manual page, or write one for each command
     Man(man::Args),
+    /// Started by the agent
+    #[command(hide = true)]
+    ProxyProcess(proxy_process::Args),
 }
 
 /// How an answer is printed.
@@ -111,6 +118,8 @@ pub fn main() -> ExitCode {
         Command::Findings(args) => args.run(&selection),
         Command::Inventory(args) => args.run(&selection),
         Command::Ca(args) => args.run(),
+        Command::Proxy(args) => args.run(&selection),
+        Command::ProxyProcess(args) => args.run(),
         Command::Detach(args) => args.run(&selection),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),

@@ -116,6 +116,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The word of the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// What the command line says about the configuration. `None` leaves the file's word.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {

@@ -30,6 +30,15 @@ pub enum Request {
     Acknowledge(Acknowledge),
     /// [`Reply::Inventory`] for each line that passes the filter.
     Inventory(InventoryFilter),
+    /// [`Reply::ProxyConnection`] for each connection that the proxy serves.
+    ProxyConnections,
+    /// [`Reply::ProxyTraced`] for each connection that ended or was refused lately.
+    ProxyTrace {
+        /// Only those with a higher number.
+        after: u64,
+    },
+    /// [`Reply::ProxyCertificate`] for each certificate that the proxy shows.
+    ProxyCertificates,
     /// [`Reply::Drift`].
     Verify,
     /// Stop the daemon and leave enforcement on; answered before it stops.
@@ -52,6 +61,17 @@ pub enum Reply {
     Finding(Box<FindingView>),
     /// See [`bulkhead_detect::inventory::Line`].
     Inventory(Box<bulkhead_detect::inventory::Line>),
+    /// See [`crate::proxy::wire::Record`].
+    ProxyConnection(Box<crate::proxy::wire::Record>),
+    /// A connection that ended or was refused.
+    ProxyTraced {
+        /// Counts up.
+        number: u64,
+        /// How it was.
+        record: Box<crate::proxy::wire::Record>,
+    },
+    /// See [`crate::proxy::view::Certificate`].
+    ProxyCertificate(Box<crate::proxy::view::Certificate>),
     /// See [`DriftView`].
     Drift(DriftView),
     /// The last line of an answer that is whole.

@@ -32,6 +32,8 @@ use crate::inventory::Book;
 use crate::metrics::http::Pages;
 use crate::metrics::kernel::Rows;
 use crate::metrics::{Metrics, Source};
+use crate::proxy::parent::Asker;
+use crate::proxy::view::View;
 use crate::sockets::FlowTable;
 use crate::tamper::Record;
 
@@ -60,6 +62,7 @@ pub struct Admin {
     pub(super) guards: Guards,
     pub(super) findings: Desk,
     pub(super) book: Book,
+    pub(super) proxy: (View, Option<Asker>),
     pub(super) commands: mpsc::Sender<Command>,
 }
 
@@ -116,6 +119,27 @@ impl Answers for Admin {
                 Ok(vec![Reply::Finding(Box::new(FindingView::from(&finding)))])
             }
             Request::Inventory(filter) => self.inventory(&filter),
+            Request::ProxyConnections => {
+                let connections = self.proxy.1.as_ref().and_then(Asker::connections);
+                let connections = connections.ok_or_else(|| self.no_proxy())?;
+                Ok(connections.into_iter().map(|record| Reply::ProxyConnection(Box::new(record))).collect())
+            }
+            Request::ProxyTrace { after } => {
+                if self.proxy.1.is_none() {
+                    return Err(self.no_proxy());
+                }
+                let traced = self.proxy.0.traced(after).into_iter();
+                Ok(traced
+                    .map(|(number, record)| Reply::ProxyTraced { number, record: Box::new(record) })
+                    .collect())
+            }
+            Request::ProxyCertificates => {
+                if self.proxy.1.is_none() {
+                    return Err(self.no_proxy());
+                }
+                let certificates = self.proxy.0.state().certificates;
+                Ok(certificates.into_iter().map(|one| Reply::ProxyCertificate(Box::new(one))).collect())
+            }
             Request::Verify => {
                 let (answer, answered) = oneshot::channel();
                 Ok(vec![Reply::Drift(self.command(Command::Verify(answer), answered)??)])
@@ -134,6 +158,14 @@ impl Admin {
         let stopping = |_| "the agent is stopping".to_owned();
         self.commands.blocking_send(command).map_err(|_| "the agent is stopping".to_owned())?;
         answered.blocking_recv().map_err(stopping)
+    }
+
+    fn no_proxy(&self) -> String {
+        if self.config.proxy.enabled {
+            "the proxy is being started, or has just ended: try again, and see `bulkhead status`".to_owned()
+        } else {
+            "this node has no proxy: say enabled = true under [proxy] in the agent's configuration".to_owned()
+        }
     }
 
     fn explain(&self, question: &Question) -> Result<Explanation, String> {

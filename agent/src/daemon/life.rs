@@ -42,6 +42,8 @@ pub(super) struct Daemon {
     pub(super) _findings: findings::Watch,
     /// Before the lock, likewise: it writes into the state directory.
     pub(super) _openings: crate::inventory::Watch,
+    /// Before the lock: it is the one that talks to the proxy.
+    pub(super) _proxy: Option<crate::proxy::parent::Supervisor>,
     // Before the lock: whoever has that next finds a guard that nobody moves any more.
     pub(super) _guard: Option<Running>,
     pub(super) _lock: Lock,

@@ -24,12 +24,18 @@ use crate::cgroups::CgroupFollower;
 use crate::config::guard::Attach;
 use crate::config::{Config, GuardConfig, Mode};
 use crate::datapath::guard::Attachment;
-use crate::datapath::{self, Datapath, DatapathError, Options};
+use crate::datapath::{self, Datapath, DatapathError, Options, Reader};
 use crate::findings::{self, Desk, FindingsCollector, Journal};
 use crate::guard::Guards;
 use crate::instance::Instance;
 use crate::inventory::{self, Book, InventoryCollector};
 use crate::metrics::Metrics;
+use crate::proxy::keeper::Log;
+use crate::proxy::metrics::ProxyCollector;
+use crate::proxy::parent::{self, Supervisor};
+use crate::proxy::places::Places;
+use crate::proxy::start;
+use crate::proxy::view::View;
 use crate::store::Store;
 use crate::systemd::Notifier;
 use crate::tamper::{Record, Watch};
@@ -73,7 +79,8 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let (state, numbers, labels) = StateFile::open(&instance.state_path(), started.generation > 0)?;
     let reader = kernel.reader();
     let guards = Guards::new(&config.guard);
-    let mut sweeper = sweep::sweeper(&reader, &instance, &guards);
+    let places = Places::default();
+    let mut sweeper = sweep::sweeper(&reader, &instance, &guards, &places);
     let locals = sweeper.locals();
 
     let shared = Arc::new(Shared::default());
@@ -121,8 +128,9 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     }
     let guard = guard_kernel(reconciler.kernel(), &config.guard)?;
     let attached = reconciler.kernel().attach()?;
+    let proxy = find_proxy(&config, &instance, &reader)?;
     // Programs are in the kernel, and no other thread runs yet.
-    crate::privilege::confine(config.sandbox)?;
+    crate::privilege::confine(config.sandbox, proxy.is_some())?;
     // Behind the programs at the cgroup: what they have judged is not judged again.
     let tamper = Arc::new(Record::new(metrics.agent.tamper.clone()));
     let guard =
@@ -175,6 +183,21 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
     let openings = reconciler.kernel().pieces()?;
     let watch_openings = inventory::Watch::start(openings, book.clone(), sources, book_store)
         .map_err(io("start to read handshakes"))?;
+    let view = View::default();
+    metrics.register(ProxyCollector::new(view.clone())?)?;
+    let supervisor = match proxy {
+        None => None,
+        Some(found) => {
+            let sources = parent::Sources {
+                reader: reader.clone(),
+                shared: Arc::clone(&shared),
+                places,
+                config: config.proxy.clone(),
+                view: view.clone(),
+            };
+            Some(Supervisor::start(found, sources).map_err(io("start the proxy's supervisor"))?)
+        }
+    };
     let verify = (config.verify_seconds > 0).then(|| Duration::from_secs(u64::from(config.verify_seconds)));
     let (commands, requests) = mpsc::channel(16);
     let started = SystemTime::now();
@@ -190,6 +213,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         guards,
         findings: desk,
         book,
+        proxy: (view, supervisor.as_ref().map(Supervisor::asker)),
         commands,
     };
     shared.reconciler.beat();
@@ -199,6 +223,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         _tamper: watch_kernel,
         _findings: watch_findings,
         _openings: watch_openings,
+        _proxy: supervisor,
         _guard: guard,
         _lock: lock,
         reconciler,
@@ -212,6 +237,31 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         notifier: Notifier::from_env(),
         verify,
     })
+}
+
+/// The proxy of an earlier agent, or a new one; none where it is configured off, and then what an earlier
+/// agent left is ended.
+fn find_proxy(
+    config: &Config,
+    instance: &Instance,
+    reader: &Reader,
+) -> Result<Option<start::Found>, RunError> {
+    if !config.proxy.enabled {
+        reader.sockets().set_proxied(&BTreeSet::new())?;
+        start::end(&instance.dir);
+        return Ok(None);
+    }
+    match bulkhead_sys::cgroup::own() {
+        Ok(own) if own.starts_with(&instance.cgroup_root) => {}
+        _ => tracing::warn!(
+            root = %instance.cgroup_root.display(),
+            "the agent is not below its own cgroup root, so nobody sees its proxy's sockets, and what the \
+             proxy delivers is refused: start it in a cgroup below that root"
+        ),
+    }
+    let log = Log { format: config.log_format, level: config.log_level.clone() };
+    let found = start::find_or_start(instance, &log);
+    found.map(Some).map_err(|source| RunError::Io { what: "start the proxy", source })
 }
 
 /// The guard's programs, ready to be put on interfaces; none where it is configured off, and then what an

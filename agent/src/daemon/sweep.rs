@@ -11,6 +11,7 @@ use bulkhead_policy::Image;
 use crate::datapath::Reader;
 use crate::guard::Guards;
 use crate::instance::Instance;
+use crate::proxy::places::Places;
 use crate::sockets::{FlowTable, SocketSweeper};
 
 /// Works on sockets.
@@ -35,6 +36,11 @@ pub trait Sweeper: Send {
 }
 
 /// The sweeper of this build.
-pub(super) fn sweeper(reader: &Reader, instance: &Instance, guards: &Guards) -> Box<dyn Sweeper> {
-    Box::new(SocketSweeper::new(reader, &instance.cgroup_root, guards))
+pub(super) fn sweeper(
+    reader: &Reader,
+    instance: &Instance,
+    guards: &Guards,
+    places: &Places,
+) -> Box<dyn Sweeper> {
+    Box::new(SocketSweeper::new(reader, &instance.cgroup_root, guards, places))
 }

@@ -15,10 +15,28 @@ use seccompiler::{
 
 use super::PrivilegeError;
 
+mod proxy;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Who is filtered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Who {
+    /// The agent; one with a proxy makes TCP sockets for it.
+    Agent {
+        /// Whether it has one.
+        proxy: bool,
+    },
+    /// The proxy.
+    Proxy,
+}
+
 /// Installs the filters for the calling thread and all that it will make.
-pub(super) fn install() -> Result<(), PrivilegeError> {
+pub(super) fn install(who: Who) -> Result<(), PrivilegeError> {
+    let allowed = match who {
+        Who::Agent { proxy } => allowed(proxy),
+        Who::Proxy => proxy::allowed(),
+    };
     let refused = |error: String| PrivilegeError::Filter(error);
     let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
     let filters = [
@@ -26,7 +44,7 @@ pub(super) fn install() -> Result<(), PrivilegeError> {
         // Each new thread asks once, which is nothing to log.
         (compile(plain(&[libc::SYS_clone3]), SeccompAction::Allow, errno(libc::ENOSYS)), false),
         // The last one: it does not let another follow.
-        (compile(allowed(), errno(libc::EPERM), SeccompAction::Allow), true),
+        (compile(allowed, errno(libc::EPERM), SeccompAction::Allow), true),
     ];
     for (filter, log) in filters {
         let program = filter.map_err(|error| refused(error.to_string()))?;
@@ -70,8 +88,29 @@ fn deadly() -> Result<Rules, seccompiler::BackendError> {
     ])
 }
 
-fn allowed() -> Result<Rules, seccompiler::BackendError> {
+fn allowed(proxy: bool) -> Result<Rules, seccompiler::BackendError> {
     let mut rules = plain(PLAIN)?;
+    common(&mut rules)?;
+    // Namespaces: network ones, to end sockets and read addresses there.
+    rules.insert(libc::SYS_setns, one_of(1, &[libc::CLONE_NEWNET as u64])?);
+    // A new BPF file system for pins, in the place of one that was unmounted; no binding, no moving.
+    let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    rules.insert(libc::SYS_mount, one_of(3, &[quiet])?);
+    // Sockets to the kernel, and to those who ask. Of IPv4 and IPv6 only those that are open already, and
+    // streams where there is a proxy to make them for.
+    let families = [libc::AF_UNIX, libc::AF_NETLINK];
+    let mut sockets = one_of(0, &families.map(|family| family as u64))?;
+    if proxy {
+        sockets.extend(streams()?);
+    }
+    rules.insert(libc::SYS_socket, sockets);
+    // BPF: maps, pins, links, and looking; no new programs.
+    rules.insert(libc::SYS_bpf, one_of(0, BPF)?);
+    Ok(rules)
+}
+
+/// What every process of ours needs, as far as its arguments matter.
+fn common(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     // Threads, but no processes.
     rules.insert(
         libc::SYS_clone,
@@ -84,25 +123,13 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule(2, masked(libc::PROT_EXEC as u64), 0)?]);
     }
-    // Namespaces: network ones, to end sockets and read addresses there.
-    rules.insert(libc::SYS_setns, one_of(1, &[libc::CLONE_NEWNET as u64])?);
-    // A new BPF file system for pins, in the place of one that was unmounted; no binding, no moving.
-    let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    rules.insert(libc::SYS_mount, one_of(3, &[quiet])?);
-    // Sockets to the kernel, and to those who ask; of IPv4 and IPv6 streams alone, for the proxy.
-    let families = [libc::AF_UNIX, libc::AF_NETLINK];
-    let mut sockets = one_of(0, &families.map(|family| family as u64))?;
-    sockets.extend(streams()?);
-    rules.insert(libc::SYS_socket, sockets);
     // Names of threads; a mapping's name, which some allocators give.
     let prctls = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_CAPBSET_READ, libc::PR_GET_NAME];
     rules.insert(libc::SYS_prctl, one_of(0, &prctls.map(|option| option as u64))?);
     // Whether to block; who owns a namespace; the number of bytes that wait.
     let requests = [libc::FIONBIO, libc::NS_GET_USERNS, libc::FIOCLEX, libc::FIONREAD, libc::TCGETS];
     rules.insert(libc::SYS_ioctl, one_of(1, &requests)?);
-    // BPF: maps, pins, links, and looking; no new programs.
-    rules.insert(libc::SYS_bpf, one_of(0, BPF)?);
-    Ok(rules)
+    Ok(())
 }
 
 /// Sockets of TCP and nothing else.

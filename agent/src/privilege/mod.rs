@@ -12,6 +12,7 @@
 
 mod capability;
 mod filter;
+mod nobody;
 mod view;
 
 use std::fs;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use crate::config::Sandbox;
 
 pub use capability::{KEPT, Need};
+pub use nobody::become_nobody;
 pub use view::Privileges;
 
 /// Why the agent does not run with the privileges that it has.
@@ -62,19 +64,27 @@ pub fn make_files_private() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
-/// Gives up for good what a running agent does not need. No other thread may run yet.
-pub fn confine(sandbox: Sandbox) -> Result<(), PrivilegeError> {
+/// Gives up for good what a running agent does not need; one with a `proxy` makes sockets for it. No other
+/// thread may run yet.
+pub fn confine(sandbox: Sandbox, proxy: bool) -> Result<(), PrivilegeError> {
     await_single_thread()?;
     capability::drop_others()?;
     let gained = rustix::thread::set_no_new_privs(true);
     gained.map_err(|error| PrivilegeError::Stuck { what: "new privileges", source: error.into() })?;
     match sandbox {
-        Sandbox::On => filter::install(),
+        Sandbox::On => filter::install(filter::Who::Agent { proxy }),
         Sandbox::Off => {
             tracing::warn!("system calls are not filtered: sandbox = \"off\"");
             Ok(())
         }
     }
+}
+
+/// Gives up everything but serving connections that are handed over. No other thread may run yet.
+pub fn confine_proxy() -> Result<(), PrivilegeError> {
+    await_single_thread()?;
+    become_nobody()?;
+    filter::install(filter::Who::Proxy)
 }
 
 /// The kernel counts a thread that ended for a moment longer than whoever joined it.

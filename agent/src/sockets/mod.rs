@@ -28,6 +28,7 @@ pub use alarm::FlowTable;
 use crate::daemon::sweep::Sweeper;
 use crate::datapath::{DatapathError, Reader, Surroundings};
 use crate::guard::Guards;
+use crate::proxy::places::Places;
 use ending::Ending;
 use namespaces::Namespaces;
 
@@ -59,11 +60,11 @@ pub struct SocketSweeper {
 
 impl SocketSweeper {
     /// A sweeper for the sockets of the cgroup subtree `root`.
-    pub fn new(reader: &Reader, root: &Path, guards: &Guards) -> Self {
+    pub fn new(reader: &Reader, root: &Path, guards: &Guards, places: &Places) -> Self {
         let now = Instant::now();
         let mut sweeper = Self {
             reader: reader.clone(),
-            namespaces: Namespaces::new(root),
+            namespaces: Namespaces::new(root, places),
             guards: guards.clone(),
             ending: Ending::default(),
             alarm: alarm::Alarm::default(),

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::proxy::places::{Place, Places};
 use bulkhead_abi::Addr;
 use bulkhead_sys::{
     Error, cgroup,
@@ -30,12 +31,16 @@ struct Look {
     sources: Vec<Addr>,
     /// The number that the agent's own namespace has for it.
     number: Option<i32>,
+    /// No unprivileged user made it.
+    trusted: bool,
 }
 
 /// What is known of the namespaces.
 #[derive(Debug)]
 pub(super) struct Namespaces {
     root: PathBuf,
+    /// Who is told which of them workloads live in.
+    places: Places,
     /// The numbers that the agent's own namespace has for others; `None` where they cannot be asked.
     numbers: Option<Numbers>,
     known: HashMap<u64, Known>,
@@ -55,9 +60,10 @@ struct Known {
 
 impl Namespaces {
     /// Nothing known yet.
-    pub(super) fn new(root: &Path) -> Self {
+    pub(super) fn new(root: &Path, places: &Places) -> Self {
         Self {
             root: root.to_owned(),
+            places: places.clone(),
             numbers: NetNs::current().and_then(|own| Numbers::open(&own)).ok(),
             known: HashMap::new(),
             addresses: BTreeMap::new(),
@@ -121,7 +127,7 @@ impl Namespaces {
     pub(super) fn scan(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         self.scanned = now;
-        for (pid, ns) in each(&self.root)? {
+        for (pid, ns) in self.each()? {
             if let Some((cookie, look)) = look(&ns, self.numbers.as_mut()) {
                 self.known.insert(cookie, Known { pid, look, seen: now });
             }
@@ -177,13 +183,43 @@ impl Namespaces {
         {
             return Some(ns);
         }
-        each(&self.root).ok()?.into_iter().map(|(_, ns)| ns).find(is_it)
+        self.each().ok()?.into_iter().map(|(_, ns)| ns).find(is_it)
     }
 
     /// Every namespace, open for as long as the caller needs it, with its cookie.
     pub(super) fn open_all(&mut self) -> Result<Vec<(u64, NetNs)>, Error> {
-        let all = each(&self.root)?;
+        let all = self.each()?;
         Ok(all.into_iter().filter_map(|(_, ns)| Some((ns.cookie().ok()?, ns))).collect())
+    }
+
+    /// Every namespace of the subtree's processes once, and the agent's own, each with a process inside;
+    /// one of ours where no other lives there.
+    fn each(&self) -> Result<Vec<(u32, NetNs)>, Error> {
+        let mut seen = HashSet::new();
+        let mut all = Vec::new();
+        let own = self.places.own();
+        let others = cgroup::processes(&self.root)?.into_iter().filter(|pid| !own.contains(pid));
+        for pid in others.chain(own.iter().copied()) {
+            let found = netns::discover([pid])?;
+            all.extend(found.namespaces.into_iter().filter(|ns| seen.insert(ns.id())).map(|ns| (pid, ns)));
+        }
+        Ok(all)
+    }
+
+    /// Tells who wants to know in which of them workloads live.
+    fn tell(&self) {
+        let own = self.places.own();
+        let lived_in = self.known.iter().filter(|(_, known)| {
+            known.seen >= self.scanned && known.look.trusted && !own.contains(&known.pid)
+        });
+        self.places.publish(
+            lived_in
+                .map(|(&cookie, known)| {
+                    let addresses = known.look.addresses.iter().copied().collect();
+                    (cookie, Place { pid: known.pid, addresses })
+                })
+                .collect(),
+        );
     }
 
     /// Where two namespaces have an address, one that somebody lives in has it; of two such, neither.
@@ -199,20 +235,9 @@ impl Namespaces {
                 *seen = known.seen;
             }
         }
+        self.tell();
         self.addresses = owners.into_iter().filter_map(|(addr, (_, owner))| Some((addr, owner?))).collect();
     }
-}
-
-/// Every namespace of the subtree's processes once, and the agent's own, each with a process inside.
-fn each(root: &Path) -> Result<Vec<(u32, NetNs)>, Error> {
-    let mut seen = HashSet::new();
-    let mut all = Vec::new();
-    let own = std::process::id();
-    for pid in cgroup::processes(root)?.into_iter().chain([own]) {
-        let found = netns::discover([pid])?;
-        all.extend(found.namespaces.into_iter().filter(|ns| seen.insert(ns.id())).map(|ns| (pid, ns)));
-    }
-    Ok(all)
 }
 
 /// Its cookie and the rest. Of a namespace that an unprivileged user made no address counts: whoever may
@@ -227,6 +252,7 @@ fn look(ns: &NetNs, numbers: Option<&mut Numbers>) -> Option<(u64, Look)> {
         exits: exits.map(|interface| interface.index).collect(),
         sources: survey.sources,
         number: numbers.and_then(|numbers| numbers.of(ns).ok().flatten()),
+        trusted,
     };
     Some((survey.cookie, look))
 }

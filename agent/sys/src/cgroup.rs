@@ -27,6 +27,15 @@ pub fn mount_point() -> Result<PathBuf> {
     choose(mount::list()?).ok_or(Error::NoCgroup2)
 }
 
+/// The calling process's cgroup, as a folder below the mount point (`/proc/self/cgroup`, Linux 4.5): what a
+/// socket that it makes belongs to. Errors as of [`mount_point`], and of reading.
+pub fn own() -> Result<PathBuf> {
+    let path = Path::new("/proc/self/cgroup");
+    let text = fs::read_to_string(path).map_err(Error::path("read", path))?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
+    Ok(mount_point()?.join(own))
+}
+
 /// The id of the cgroup whose folder is `dir`. On cgroup2 that is the inode's number (Linux 5.5, 64-bit).
 pub fn id(dir: &Path) -> Result<u64> {
     Ok(fs::metadata(dir).map_err(Error::path("stat", dir))?.ino())

@@ -21,6 +21,15 @@ use crate::{Error, Result};
 /// Errors: [`Error::PathInUse`] if somebody listens there, or if it is no socket at all; any of socket,
 /// fchmod, bind, listen. A path of more than 107 bytes is ENAMETOOLONG.
 pub fn listen(path: &Path) -> Result<UnixListener> {
+    Ok(UnixListener::from(bound(path, libc::SOCK_STREAM)?))
+}
+
+/// As [`listen`], for packets (`SOCK_SEQPACKET`).
+pub fn listen_for_packets(path: &Path) -> Result<OwnedFd> {
+    bound(path, libc::SOCK_SEQPACKET)
+}
+
+fn bound(path: &Path, kind: libc::c_int) -> Result<OwnedFd> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() || UnixStream::connect(path).is_ok() => {
             return Err(Error::PathInUse { path: path.to_owned() });
@@ -31,7 +40,7 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     }
     let (address, length) = address(path)?;
     // SAFETY: no pointers are passed.
-    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = unsafe { libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(Error::last("socket"));
     }
@@ -51,7 +60,7 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     if unsafe { libc::listen(fd, 16) } != 0 {
         return Err(Error::last("listen"));
     }
-    Ok(UnixListener::from(socket))
+    Ok(socket)
 }
 
 /// The process at the other end of a UNIX stream socket, as it was when it connected.

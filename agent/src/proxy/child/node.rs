@@ -1,0 +1,184 @@
+//! The node as the proxy sees it: the kernel's map of turned connections, and the agent behind its channel.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bulkhead_abi::TurnedValue;
+use bulkhead_credentials::SpiffeId;
+use bulkhead_policy::prefix::to_ip;
+use bulkhead_proxy::{Denied, Edge, Inbound, Node, Outbound, Place};
+use bulkhead_sys::turned::Turned;
+use tokio::sync::watch;
+
+use super::link::Link;
+use crate::proxy::wire::{self, Answer, Mark, Question, reason};
+
+/// Sockets that are asked for at once, for last hops.
+const BATCH: u8 = 8;
+
+/// See the module's comment.
+#[derive(Debug)]
+pub(super) struct ChildNode {
+    link: Link,
+    turned: Mutex<Option<Arc<Turned>>>,
+    spare: Mutex<HashMap<(u64, bool, Mark), Vec<OwnedFd>>>,
+}
+
+impl ChildNode {
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, turned: Mutex::default(), spare: Mutex::default() }
+    }
+
+    /// The map of turned connections.
+    pub(super) fn set_turned(&self, map: OwnedFd) {
+        match Turned::new(map) {
+            Ok(map) => *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(map)),
+            Err(error) => tracing::error!(%error, "the agent's map of turned connections is none"),
+        }
+    }
+
+    /// Sockets in namespaces that nobody lives in any more.
+    pub(super) fn forget(&self, place: u64) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, ..), _| *of != place);
+    }
+
+    /// What the kernel noted when it turned the connection of `client`.
+    fn turned(&self, place: Place, client: SocketAddr) -> Result<TurnedValue, Denied> {
+        let map = self.turned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let found = map.and_then(|map| map.lookup(place.0, client).ok().flatten());
+        found.ok_or_else(|| Denied {
+            reason: reason::NOT_TURNED,
+            text: format!(
+                "{client} came to the proxy's port by itself: only connections that a rule with \
+                 tls = \"mutual\" turns here are served"
+            ),
+            edge: None,
+        })
+    }
+
+    fn take(&self, key: (u64, bool, Mark)) -> Option<OwnedFd> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key)?.pop()
+    }
+}
+
+impl Node for ChildNode {
+    async fn outbound(&self, place: Place, client: SocketAddr) -> Result<Outbound, Denied> {
+        let turned = self.turned(place, client)?;
+        let destination = SocketAddr::new(to_ip(turned.original), turned.port);
+        let question = Question::Outbound { from: turned.from.0, to: turned.to.0, destination };
+        match self.link.ask(question).await {
+            Answer::Outbound { own, expected, edge, max_age } => Ok(Outbound {
+                destination,
+                own,
+                expected,
+                edge: edge.into(),
+                max_age: max_age.map(Duration::from_secs),
+                mark: mark(Mark { from: turned.from.0, to: turned.to.0, rule: turned.rule }),
+            }),
+            other => Err(refusal(other)),
+        }
+    }
+
+    async fn inbound(
+        &self,
+        place: Place,
+        peer: &SpiffeId,
+        from: IpAddr,
+        destination: SocketAddr,
+    ) -> Result<Inbound, Denied> {
+        let question = Question::Inbound { place: place.0, peer: peer.clone(), from, destination };
+        match self.link.ask(question).await {
+            Answer::Inbound { edge, mark: its, max_age } => {
+                Ok(Inbound { edge: edge.into(), max_age: max_age.map(Duration::from_secs), mark: mark(its) })
+            }
+            other => Err(refusal(other)),
+        }
+    }
+
+    async fn name_of(&self, place: Place, address: IpAddr) -> Option<SpiffeId> {
+        match self.link.ask(Question::NameOf { place: place.0, address }).await {
+            Answer::Name { name } => name,
+            _ => None,
+        }
+    }
+
+    async fn tunnel_socket(
+        &self,
+        place: Place,
+        from: IpAddr,
+        mark: bulkhead_proxy::Mark,
+    ) -> io::Result<OwnedFd> {
+        let question = Question::Sockets {
+            place: place.0,
+            bound: Some(from),
+            ipv6: from.is_ipv6(),
+            mark: its(mark),
+            count: 1,
+        };
+        self.link.sockets(question).await?.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    async fn last_hop_socket(
+        &self,
+        place: Place,
+        from: IpAddr,
+        mark: bulkhead_proxy::Mark,
+    ) -> io::Result<OwnedFd> {
+        let key = (place.0, from.is_ipv6(), its(mark));
+        if let Some(socket) = self.take(key) {
+            return Ok(socket);
+        }
+        let question =
+            Question::Sockets { place: place.0, bound: None, ipv6: key.1, mark: key.2, count: BATCH };
+        let mut sockets = self.link.sockets(question).await?;
+        let socket = sockets.pop();
+        self.spare
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(key)
+            .or_default()
+            .append(&mut sockets);
+        socket.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.link.changes()
+    }
+}
+
+impl From<wire::Edge> for Edge {
+    fn from(edge: wire::Edge) -> Self {
+        Self { from: edge.from, to: edge.to, rule: edge.rule }
+    }
+}
+
+impl From<&Edge> for wire::Edge {
+    fn from(edge: &Edge) -> Self {
+        Self { from: edge.from.clone(), to: edge.to.clone(), rule: edge.rule.clone() }
+    }
+}
+
+fn mark(mark: Mark) -> bulkhead_proxy::Mark {
+    bulkhead_proxy::Mark([mark.from, mark.to, mark.rule])
+}
+
+fn its(bulkhead_proxy::Mark([from, to, rule]): bulkhead_proxy::Mark) -> Mark {
+    Mark { from, to, rule }
+}
+
+/// Every word that the agent may say, as the constant that it is.
+fn refusal(answer: Answer) -> Denied {
+    let Answer::Denied { reason, text, edge } = answer else {
+        return Denied {
+            reason: reason::NO_AGENT,
+            text: "the agent's answer is of another kind than the question; report this".to_owned(),
+            edge: None,
+        };
+    };
+    let reason = reason::ALL.iter().find(|known| **known == reason).copied().unwrap_or(reason::DENIED);
+    Denied { reason, text, edge: edge.map(Into::into) }
+}

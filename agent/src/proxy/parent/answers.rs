@@ -1,0 +1,152 @@
+//! Answers to the proxy's questions, by the policy as it is enforced.
+//!
+//! The kernel has judged a connection that goes out before it turned it in; here it is asked once more, for
+//! the names that belong to it, and because the policy may have changed since. For one that comes in, the
+//! verified name tells its zones, and not its address.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bulkhead_abi::verdict::Tls;
+use bulkhead_abi::{Identity, Protocol, Reason, Workload};
+use bulkhead_core::endpoint;
+use bulkhead_core::tables::Policy;
+use bulkhead_credentials::SpiffeId;
+use bulkhead_policy::access::{Access, Judged, Zones};
+use bulkhead_policy::model::Sides;
+use bulkhead_policy::prefix::from_ip;
+
+use crate::daemon::snapshot::Snapshot;
+use crate::datapath::Reader;
+use crate::proxy::wire::{Answer, Edge, Mark, Question, reason};
+
+/// Answers by one state of the policy.
+pub(super) struct Judge<'a> {
+    snapshot: &'a Snapshot,
+    reader: &'a Reader,
+    access: Option<Access<'a>>,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot, reader: &'a Reader, trust_domain: &'a str) -> Self {
+        let access = snapshot.model.as_deref().map(|model| Access::new(model, trust_domain));
+        Self { snapshot, reader, access }
+    }
+
+    pub(super) fn answer(&self, question: &Question) -> Answer {
+        let Some(access) = &self.access else {
+            let text = "the policy folder has had errors since the agent started, so only the kernel knows \
+                        the policy: see `bulkhead status`";
+            return denied(reason::NO_AGENT, text.to_owned(), None);
+        };
+        match question {
+            Question::Outbound { from, to, destination } => {
+                self.outbound(access, Identity(*from), Identity(*to), *destination)
+            }
+            Question::Inbound { place, peer, destination, .. } => {
+                self.inbound(access, *place, peer, *destination)
+            }
+            Question::NameOf { place, address } => {
+                Answer::Name { name: access.name_of(&self.zones(self.owner(*place, *address))) }
+            }
+            Question::Sockets { .. } => denied(reason::DENIED, "sockets are no question".to_owned(), None),
+        }
+    }
+
+    fn outbound(&self, access: &Access<'_>, from: Identity, to: Identity, destination: SocketAddr) -> Answer {
+        let (source, target) = (self.zones(from), self.zones(to));
+        let port = destination.port();
+        // What the kernel did not know of the receiver the other node judges.
+        let judged = access.judge(&source, &target, port, Sides::Egress);
+        let edge = self.edge(&source, &target, &judged);
+        if let Some(answer) = not_mutual(&judged, &edge, || {
+            let hint = access.hint(&source, &target, port, Sides::Egress);
+            format!("a workload to {destination} is {hint}")
+        }) {
+            return answer;
+        }
+        let Some(own) = access.own_name(&source, &target, port) else {
+            let text = format!("the client is in zone {} and has no name to show", edge.from);
+            return denied(reason::NO_CERTIFICATE, text, Some(edge));
+        };
+        let expected = access.names_of(&target);
+        Answer::Outbound { own, expected, edge, max_age: seconds(&judged) }
+    }
+
+    fn inbound(&self, access: &Access<'_>, place: u64, peer: &SpiffeId, destination: SocketAddr) -> Answer {
+        let to = self.receiver(place, destination);
+        let (source, target) = (access.zones_of_name(peer), self.zones(to));
+        let port = destination.port();
+        let judged = access.judge(&source, &target, port, Sides::Ingress);
+        let edge = self.edge(&source, &target, &judged);
+        let story = || {
+            let hint = access.hint(&source, &target, port, Sides::Ingress);
+            format!("peer presented {peer} which is {hint}")
+        };
+        if source.is_empty() && !judged.passes() {
+            return denied(reason::UNKNOWN_NAME, story(), Some(edge));
+        }
+        if let Some(answer) = not_mutual(&judged, &edge, story) {
+            return answer;
+        }
+        let image = self.snapshot.image.as_deref();
+        let zones: Vec<_> = source.iter().cloned().collect();
+        let from = image.and_then(|image| image.identity_of_zones(&zones)).unwrap_or(Identity::WORLD);
+        let mark = Mark { from: from.0, to: to.0, rule: 0 };
+        Answer::Inbound { edge, mark, max_age: seconds(&judged) }
+    }
+
+    fn edge(&self, from: &Zones, to: &Zones, judged: &Judged) -> Edge {
+        let label = |zones: &Zones| {
+            let names: Vec<&str> = zones.iter().map(|zone| &**zone).collect();
+            if names.is_empty() { "world".to_owned() } else { names.join("+") }
+        };
+        let rule = judged.rule.as_ref().map(ToString::to_string).unwrap_or_default();
+        Edge { from: label(from), to: label(to), rule }
+    }
+
+    fn zones(&self, identity: Identity) -> Zones {
+        let image = self.snapshot.image.as_deref();
+        let zones = image.and_then(|image| image.zones.get(&identity));
+        zones.map(|zones| zones.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Who receives at an address and port in a namespace: by address, and by the cgroup that listens there.
+    fn receiver(&self, place: u64, destination: SocketAddr) -> Identity {
+        let policy = Policy::live(self.reader);
+        let addr = from_ip(destination.ip());
+        let workload = endpoint::receiver(&policy, place, &addr, destination.port(), Protocol::TCP);
+        endpoint::resolve(&policy, &workload, &addr)
+    }
+
+    /// Whoever has an address: by the address, and where that is in no zone by whoever listens there.
+    fn owner(&self, place: u64, address: IpAddr) -> Identity {
+        let policy = Policy::live(self.reader);
+        let addr = from_ip(address);
+        let by_address = endpoint::resolve(&policy, &Workload::UNKNOWN, &addr);
+        let listeners = self.reader.maps().listeners.entries().unwrap_or_default();
+        let here = listeners.iter().filter(|(key, _)| key.netns == place);
+        let mut identities = here.map(|(_, listener)| endpoint::resolve(&policy, &listener.workload, &addr));
+        identities.find(|identity| identity.is_zoned() && *identity != by_address).unwrap_or(by_address)
+    }
+}
+
+/// The answer where a connection may not be, or may be without a proxy.
+fn not_mutual(judged: &Judged, edge: &Edge, story: impl FnOnce() -> String) -> Option<Answer> {
+    if !judged.passes() {
+        let reason = if judged.reason == Reason::DenyRule { "denied-by-rule" } else { reason::DENIED };
+        return Some(denied(reason, story(), Some(edge.clone())));
+    }
+    if judged.level() != Tls::Mutual {
+        let text = format!("{}: no rule of it asks for tls = \"mutual\"", story());
+        return Some(denied(reason::NOT_MUTUAL, text, Some(edge.clone())));
+    }
+    None
+}
+
+fn seconds(judged: &Judged) -> Option<u64> {
+    judged.max_age.map(|age| age.duration().as_secs())
+}
+
+fn denied(reason: &str, text: String, edge: Option<Edge>) -> Answer {
+    Answer::Denied { reason: reason.to_owned(), text, edge }
+}

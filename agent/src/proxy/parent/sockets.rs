@@ -1,0 +1,97 @@
+//! Sockets that the proxy could not make itself: in other namespaces, for other source addresses. Each has
+//! a role before it is handed over, by which the kernel confines it: one for tunnels dials port 15008 and
+//! nothing else, one for last hops its own namespace's addresses and nothing else.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use bulkhead_abi::Identity;
+use bulkhead_abi::role::{RoleKind, SocketRole};
+use bulkhead_sys::netns::{LastHop, Marking};
+use bulkhead_sys::stream;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+
+use crate::datapath::Reader;
+use crate::proxy::places::Place;
+use crate::proxy::wire::{Answer, Mark, reason};
+
+/// What tells the packets of last hops in a workload's namespace, and the table that they go by.
+pub(super) const MARKING: Marking = Marking { mark: 0x1508, table: 15008, priority: 150 };
+/// Most sockets in one answer.
+const MOST: u8 = 32;
+
+/// `count` sockets in `place`: bound to an address, for tunnels, or unbound and transparent, for last hops.
+pub(super) fn make(
+    place: u64,
+    found: Option<&Place>,
+    bound: Option<IpAddr>,
+    ipv6: bool,
+    mark: Mark,
+    count: u8,
+    reader: &Reader,
+) -> Result<Vec<OwnedFd>, Answer> {
+    let one = |kind| one(kind, bound, ipv6, mark, reader);
+    let kind = if bound.is_some() { RoleKind::TunnelOut } else { RoleKind::LastHop };
+    let make = || -> io::Result<Vec<OwnedFd>> {
+        let ns = super::enter(place, super::known(place, found)?.pid)?;
+        ns.run(|| (0..count.clamp(1, MOST)).map(|_| one(kind)).collect()).map_err(io::Error::other)?
+    };
+    make().map_err(|error| Answer::Denied {
+        reason: reason::NO_PLACE.to_owned(),
+        text: format!("no socket can be had in network namespace {place}: {error}; has its workload ended?"),
+        edge: None,
+    })
+}
+
+fn one(
+    kind: RoleKind,
+    bound: Option<IpAddr>,
+    ipv6: bool,
+    mark: Mark,
+    reader: &Reader,
+) -> io::Result<OwnedFd> {
+    let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    let role = SocketRole {
+        from: Identity(mark.from),
+        to: Identity(mark.to),
+        rule: mark.rule,
+        ..SocketRole::new(kind)
+    };
+    reader.sockets().assign_role(socket.as_fd(), &role).map_err(io::Error::other)?;
+    match bound {
+        Some(address) => stream::bind(socket.as_fd(), SocketAddr::new(address, 0)),
+        None => stream::make_transparent(socket.as_fd(), ipv6, MARKING.mark),
+    }
+    .map_err(io::Error::other)?;
+    Ok(socket)
+}
+
+/// Lets packets of last hops find their way in a namespace; told when they cannot.
+pub(super) fn open_last_hops(place: u64, found: &Place) -> Option<LastHop> {
+    let ns = super::enter(place, found.pid);
+    match ns.and_then(|ns| ns.open_last_hop(MARKING).map_err(io::Error::other)) {
+        Ok(open) => Some(open),
+        Err(error) => {
+            tracing::warn!(
+                netns = place,
+                pid = found.pid,
+                %error,
+                "last hops cannot be opened in a workload's namespace: what comes in there under \
+                 tls = \"mutual\" is refused"
+            );
+            None
+        }
+    }
+}
+
+/// Takes away what [`open_last_hops`] made, where somebody still lives there.
+pub(super) fn close_last_hops(place: u64, found: &Place, open: &LastHop) {
+    // A namespace that has gone took it along.
+    let Ok(ns) = super::enter(place, found.pid) else { return };
+    if let Err(error) = open.close(&ns) {
+        tracing::warn!(netns = place, %error, "what last hops needed in a workload's namespace is still there");
+    }
+}
