@@ -12,5 +12,6 @@ mod authority;
 mod common;
 mod hidden;
 mod peers;
+mod revocation;
 mod source;
 mod strangers;

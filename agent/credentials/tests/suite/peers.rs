@@ -252,8 +252,11 @@ async fn without_a_certificate_or_http2_or_tls_nobody_comes_in() {
             dialled(&good, Arc::new(config), tcp).await
         };
         let answer = async { answered(&good, &db, listener.accept().await.unwrap().0).await };
-        let found = tokio::join!(dial, answer).1.unwrap_err();
+        let (told, found) = tokio::join!(dial, answer);
+        let found = found.unwrap_err();
         assert_eq!(found.reason, reason, "{found}");
+        // Nothing was said to it but the refusal.
+        assert!(matches!(told.unwrap_err().reason, Reason::RefusedByPeer | Reason::NoHttp2));
     }
     let clear = async {
         let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

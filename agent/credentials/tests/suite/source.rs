@@ -214,6 +214,11 @@ async fn mounted_certificates_are_taken_swapped_and_kept_while_the_new_ones_are_
         assert_eq!(serial(&supply), good);
     }
 
+    // What is still wrong is not told again when something else changes.
+    let other = root.leaf(&db);
+    mount(&lab.path("db"), "2", &other, &root, &[]);
+    assert_eq!(credentials(&mut supply).await, other);
+
     let last = root.leaf(&web);
     mount(&lab.path("web"), "7", &last, &root, &[root.list(&[7]).as_bytes()]);
     loop {
