@@ -115,13 +115,7 @@ impl Launch {
 
     /// Runs it to its end, or until it is given up.
     pub fn run(&self, ns: &Ns, cgroup: &Path, limit: Duration) -> Result<Said> {
-        let mut program = self.start(ns, cgroup)?;
-        let ended = wait_until(limit, "the program has ended", || program.has_ended());
-        let status = match ended {
-            Ok(()) => program.child.try_wait()?,
-            Err(_) => None,
-        };
-        Ok(Said { status, output: fs::read(&program.output)?, errors: program.errors() })
+        self.start(ns, cgroup)?.wait_ended(limit)
     }
 }
 
@@ -145,6 +139,16 @@ impl Program {
             Ok(()) => bail!("{} ended:\n{}", self.name, self.errors()),
             Err(error) => bail!("{error}:\n{}", self.errors()),
         }
+    }
+
+    /// Waits until it ends, or gives it up after `limit`; what it has said.
+    pub fn wait_ended(mut self, limit: Duration) -> Result<Said> {
+        let ended = wait_until(limit, "the program has ended", || self.has_ended());
+        let status = match ended {
+            Ok(()) => self.child.try_wait()?,
+            Err(_) => None,
+        };
+        Ok(Said { status, output: fs::read(&self.output)?, errors: self.errors() })
     }
 
     /// What it has written to its standard error so far.

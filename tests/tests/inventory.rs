@@ -2,6 +2,9 @@
 //! hello itself shows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use bulkhead::control::protocol::InventoryFilter;
@@ -9,6 +12,7 @@ use bulkhead::control::{Reply, Request};
 use bulkhead_detect::inventory::{Line, ServiceView};
 use bulkhead_tests::harness::{Agent, Cgroup, Launch, Program, Said, Topology, wait_until};
 use bulkhead_tests::require_agent;
+use rustix::fs::OFlags;
 
 /// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -26,9 +30,13 @@ const POLICY: &str = r#"
     [[allow]]
     from = "web"
     to = "api"
-    ports = ["tcp/9443"]
+    ports = ["tcp/9443", "tcp/9444"]
     tls = { require = "1.3" }
 "#;
+
+/// How a client says that the kernel has ended its connection: `ECONNABORTED` where it was ended at its own
+/// socket, `ECONNRESET` where it was at the server's.
+const CUT: [&str; 2] = ["errno=103", "errno=104"];
 
 /// A key, a certificate of two days, and a server that answers every request with a page.
 const SERVE: &str = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
@@ -44,7 +52,7 @@ struct Lab {
 }
 
 impl Lab {
-    fn new() -> Lab {
+    fn new(ports: &[&str]) -> Lab {
         let net = Topology::flat(&[("web", &["10.65.1.1/24"]), ("api", &["10.65.2.2/24"])]).unwrap();
         let node = Cgroup::new("node").unwrap();
         let agent = Agent::prepare(&node, POLICY).with_metrics().start().unwrap();
@@ -55,7 +63,7 @@ impl Lab {
             server.wait_until(LONG, || ready.exists()).unwrap();
             server
         };
-        let servers = vec![serve("8443"), serve("9443")];
+        let servers = ports.iter().map(|port| serve(port)).collect();
         Lab { _servers: servers, agent, node, net }
     }
 
@@ -75,6 +83,23 @@ impl Lab {
         })
         .unwrap();
         said.unwrap()
+    }
+
+    /// Connects, and says nothing until it is told to.
+    fn hold(&self, port: u16, version: &str, how: &str) -> Held {
+        const CONNECT: &str = "mkfifo said && exec openssl s_client -connect $0 -servername api.test \
+                               -ign_eof $1 $2 <said";
+        let client = Launch::new(["sh", "-c", CONNECT, &format!("10.65.2.2:{port}"), version, how]);
+        let program = client.start(self.net.ns("web").unwrap(), self.node.path()).unwrap();
+        let (fifo, mut says) = (program.folder().join("said"), None);
+        wait_until(LONG, "the client has begun", || {
+            // There is nobody to write to until it reads.
+            const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
+            says = OpenOptions::new().write(true).custom_flags(NONBLOCK).open(&fifo).ok();
+            says.is_some()
+        })
+        .unwrap();
+        Held { program, says: says.unwrap() }
     }
 
     /// What the inventory says of a port, once it says what is wanted.
@@ -105,10 +130,25 @@ impl Lab {
     }
 }
 
+/// A client with an open connection.
+struct Held {
+    program: Program,
+    says: File,
+}
+
+impl Held {
+    /// Waits until it has said something to its user.
+    fn wait_said(&mut self, what: &str) {
+        let errors = self.program.folder().join(".errors");
+        let said = || fs::read_to_string(&errors).is_ok_and(|said| said.contains(what));
+        self.program.wait_until(LONG, said).unwrap();
+    }
+}
+
 #[test]
 fn handshakes_are_listed_by_what_was_agreed_on() {
     require_agent!();
-    let lab = Lab::new();
+    let lab = Lab::new(&["8443"]);
     let said = lab.fetch(8443, &["-tls1_3"]);
     assert!(said.errors.contains("TLSv1.3"), "{}", said.errors);
     let row = |service: &ServiceView, version: &str| {
@@ -137,14 +177,26 @@ fn handshakes_are_listed_by_what_was_agreed_on() {
 #[test]
 fn a_floor_that_only_the_hello_shows_ends_the_flow() {
     require_agent!();
-    let lab = Lab::new();
-    let said = lab.fetch(9443, &["-tls1_3"]);
-    assert!(said.errors.contains("TLSv1.3"), "{}", said.errors);
+    let lab = Lab::new(&["9443", "9444"]);
+    for port in [9443, 9444] {
+        let said = lab.fetch(port, &["-tls1_3"]);
+        assert!(said.errors.contains("TLSv1.3"), "{}", said.errors);
+    }
+    let mut above = lab.hold(9443, "-tls1_3", "-brief");
+    above.wait_said("TLSv1.3");
     assert_eq!(lab.metric("bulkhead_tls_below_floor_total", "web"), 0.0);
 
-    let _ended = lab.fetch(9443, &["-tls1_2"]);
+    let below = lab.hold(9444, "-tls1_2", "-quiet");
+    let said = below.program.wait_ended(LONG).unwrap();
+    let cut = CUT.iter().any(|error| said.errors.contains(error));
+    assert!(said.status.is_some_and(|status| !status.success()) && cut, "{}", said.errors);
     wait_until(LONG, "the flow below the floor is counted", || {
         lab.metric("bulkhead_tls_below_floor_total", "web") == 1.0
     })
     .unwrap();
+
+    // The same flow, but for its version, lives.
+    above.says.write_all(b"GET /ready HTTP/1.0\r\n\r\n").unwrap();
+    let said = above.program.wait_ended(LONG).unwrap();
+    assert!(said.output.starts_with(b"HTTP/1.0 200"), "{}", said.errors);
 }
