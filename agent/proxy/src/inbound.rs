@@ -11,6 +11,7 @@ use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
+use tokio::sync::watch as watch_of;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -40,6 +41,8 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, stream:
     let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let (client, local) = (socket::plain(client), socket::plain(local));
     let began = Instant::now();
+    // Before the handshake: what changes while it lasts is not missed.
+    let certificates = shared.keeper.changes();
     let (connection, peer) = match shake_hands(&shared, place, local, stream).await {
         Ok(shaken) => shaken,
         Err(refusal) => {
@@ -50,7 +53,7 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, stream:
     };
     shared.books.shook_hands();
     let tunnel = Arc::new(Tunnel { shared, place, client, local, peer });
-    tunnel.serve(connection).await;
+    tunnel.serve(connection, certificates).await;
 }
 
 async fn shake_hands<N: Node>(
@@ -91,10 +94,13 @@ async fn shake_hands<N: Node>(
 }
 
 impl<N: Node> Tunnel<N> {
-    async fn serve(self: Arc<Self>, mut connection: Connection<TlsStream<TcpStream>, Bytes>) {
+    async fn serve(
+        self: Arc<Self>,
+        mut connection: Connection<TlsStream<TcpStream>, Bytes>,
+        mut certificates: watch_of::Receiver<u64>,
+    ) {
         let settings = &self.shared.settings;
         let mut drain = self.shared.drain.subscribe();
-        let mut certificates = self.shared.keeper.changes();
         let mut draining = false;
         let silent = keepalive::until_silent(connection.ping_pong(), settings.ping, settings.pong);
         tokio::pin!(silent);
@@ -129,7 +135,7 @@ impl<N: Node> Tunnel<N> {
     async fn connection(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let began = Instant::now();
         // Before the question: a change that comes after the answer is not missed.
-        let changes = self.shared.node.changes();
+        let (changes, certificates) = (self.shared.node.changes(), self.shared.keeper.changes());
         let (destination, program, flow) = match self.reach(&request).await {
             Ok(reached) => reached,
             Err((status, destination, edge, refusal)) => {
@@ -153,6 +159,7 @@ impl<N: Node> Tunnel<N> {
             keeper: self.shared.keeper.clone(),
             peer: Arc::clone(&self.peer),
             changes,
+            certificates,
             max_age: flow.max_age,
             stop: self.shared.stop.subscribe(),
         };

@@ -22,7 +22,7 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
     let (Ok(client), Ok(local)) = (program.peer_addr(), program.local_addr()) else { return };
     let (client, local) = (socket::plain(client), socket::plain(local));
     // Before the question: a change that comes after the answer is not missed.
-    let changes = shared.node.changes();
+    let (changes, certificates) = (shared.node.changes(), shared.keeper.changes());
     let flow = match shared.node.outbound(place, client).await {
         Ok(flow) => flow,
         Err(denied) => {
@@ -52,6 +52,7 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
         keeper: shared.keeper.clone(),
         peer,
         changes,
+        certificates,
         max_age: flow.max_age,
         stop: shared.stop.subscribe(),
     };

@@ -43,7 +43,8 @@ impl Pool {
         let slot = Arc::clone(self.lock().entry(route.clone()).or_default());
         let asked = Instant::now();
         let mut open = slot.0.lock().await;
-        open.tunnels.retain(|tunnel| !tunnel.is_closed());
+        // A peer that was revoked since carries nothing new; what it carries is ended where it is watched.
+        open.tunnels.retain(|tunnel| !tunnel.is_closed() && tunnel.is_believed(keeper));
         if let Some(lease) = open.tunnels.iter().find_map(|tunnel| tunnel.lease(settings.streams)) {
             return Ok(lease);
         }

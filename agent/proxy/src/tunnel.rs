@@ -1,7 +1,7 @@
 //! A tunnel that we dialled: TLS 1.3 with both certificates checked, and HTTP/2 in it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -46,6 +46,8 @@ pub(crate) struct Route {
 pub(crate) struct Tunnel {
     requests: SendRequest<Bytes>,
     pub(crate) peer: Arc<Peer>,
+    /// The keeper's count of changes when the peer was last found good.
+    believed: AtomicU64,
     streams: AtomicUsize,
     closed: Arc<AtomicBool>,
     /// Why it was lost, once it is.
@@ -72,6 +74,8 @@ impl Tunnel {
         books: &Books,
         route: &Route,
     ) -> Result<Arc<Self>, Refusal> {
+        // Before the handshake: a change during it is one to ask about.
+        let believed = *keeper.changes().borrow();
         let dialled = Self::shake_hands(node, keeper, settings, route).await;
         let (connection, requests, peer) = dialled.inspect_err(|refusal| {
             books.failed(Direction::Outbound, refusal.reason);
@@ -81,6 +85,7 @@ impl Tunnel {
         let tunnel = Arc::new(Self {
             requests,
             peer,
+            believed: AtomicU64::new(believed),
             streams: AtomicUsize::new(0),
             closed: Arc::default(),
             lost: Arc::default(),
@@ -151,6 +156,19 @@ impl Tunnel {
             (streams < most).then_some(streams + 1)
         });
         taken.is_ok().then(|| Lease(Arc::clone(self)))
+    }
+
+    /// Whether its peer is still believed; asked again only after certificates or lists have changed.
+    pub(crate) fn is_believed(&self, keeper: &Keeper) -> bool {
+        let now = *keeper.changes().borrow();
+        if self.believed.load(Ordering::Acquire) == now {
+            return true;
+        }
+        let believed = keeper.recheck(&self.peer).is_ok();
+        if believed {
+            self.believed.store(now, Ordering::Release);
+        }
+        believed
     }
 
     /// Whether it can carry no more.

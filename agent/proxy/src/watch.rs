@@ -23,6 +23,8 @@ pub(crate) struct Watch {
     pub(crate) peer: Arc<Peer>,
     /// Moves when rights may have changed.
     pub(crate) changes: watch::Receiver<u64>,
+    /// Moves when certificates or lists have changed.
+    pub(crate) certificates: watch::Receiver<u64>,
     /// How long it may outlive its certificates.
     pub(crate) max_age: Option<Duration>,
     /// Set when everything is to end at once.
@@ -38,7 +40,6 @@ impl Watch {
     where
         A: Future<Output = Result<(), Refusal>>,
     {
-        let mut certificates = self.keeper.changes();
         let deadline = self.max_age.map(|more| self.certificates_end() + more);
         let too_old = async {
             match deadline {
@@ -59,7 +60,7 @@ impl Watch {
                         return End::new(Outcome::Withdrawn, refusal.text);
                     }
                 }
-                Ok(()) = certificates.changed() => {
+                Ok(()) = self.certificates.changed() => {
                     if let Err(error) = self.keeper.recheck(&self.peer) {
                         return End::new(Outcome::Revoked, error.to_string());
                     }
