@@ -35,7 +35,7 @@ fn privileges_are_read_as_the_kernel_tells_them() {
 fn confined() {
     let Ok(what) = std::env::var("BULKHEAD_TEST_CONFINED") else { return };
     rustix::thread::set_no_new_privs(true).unwrap();
-    filter::install().unwrap();
+    filter::install(filter::Who::Agent { proxy: false }).unwrap();
     match what.as_str() {
         "exec" => {
             let error = Command::new("/bin/true").exec();
