@@ -167,6 +167,8 @@ fn who_was_not_turned_does_not_get_to_the_proxy() {
 fn server() -> (Node, Wire) {
     let mut node = world(Demand::MUTUAL);
     node.locals.insert(DB_ADDR, LocalAddress { addr: DB_ADDR, netns: 8 });
+    let workload = Workload { cgroup: DB_CGROUP, anchor: DB_CGROUP };
+    node.listeners.insert(ListenerKey::new(8, DB_ADDR, PORT, TCP), Listener { workload, cookie: 1 });
     (node, Wire::new(TCP, (WEB_ADDR, 5000), (DB_ADDR, PORT)))
 }
 
@@ -182,7 +184,8 @@ fn the_last_hop_comes_from_the_client_and_only_from_the_proxy() {
     let proxy = with(RoleKind::LastHop, Sock::opening(PROXY, 8));
     assert_eq!(out(&node, &proxy, &hop), Verdict::Allow);
     assert_eq!(moved(&node), []);
-    // The policy may change while it knocks; from outside, its tuple is nobody's.
+    // From outside, its tuple is nobody's. The policy may change while it knocks.
+    assert_eq!(into(&node, &program, &hop), Verdict::Deny);
     next_generation(&mut node);
     assert_eq!(into(&node, &program, &hop), Verdict::Deny);
     let _ = moved(&node);
@@ -220,7 +223,15 @@ fn roles_do_what_they_are_for_and_nothing_else() {
         assert_eq!(node.connect(&opening(kind), PROXY, &connect), Verdict::Deny, "{kind:?} {wire:?}");
         assert!(moved(&node).iter().all(|(.., reason, _, _)| *reason == Reason::OutsideProxy));
     }
-    assert_eq!(out(&node, &opening(RoleKind::TunnelOut), &to(WEB_ADDR, TUNNEL_PORT)), Verdict::Allow);
+    // Of a socket that was turned once, and listens now, what it accepts is no turned connection.
+    let child = opening(RoleKind::Turned);
+    assert_eq!(out(&node, &child, &hop), Verdict::Deny);
+    let _ = moved(&node);
+    let tunnel = opening(RoleKind::TunnelOut);
+    assert_eq!(out(&node, &tunnel, &to(WEB_ADDR, TUNNEL_PORT)), Verdict::Allow);
+    assert_eq!(moved(&node), [PROXIED]);
+    assert_eq!(out(&node, &tunnel, &to(WEB_ADDR, TUNNEL_PORT)), Verdict::Allow, "its SYN again");
+    assert_eq!(moved(&node), [(WEB, DB, Verdict::Allow, Reason::Proxied, 0, 1)]);
     assert_eq!(out(&node, &opening(RoleKind::LastHop), &hop), Verdict::Allow);
     // Anybody may knock for a tunnel.
     let tunnel = with(RoleKind::TunnelIn, Sock::listening(PROXY, 8));
@@ -287,5 +298,5 @@ fn of_many_addresses_the_likely_one_is_turned_from() {
     let to = |addr| (Verdict::Allow, Turn { addr, port: CAPTURE_PORT });
     let sock = || Sock::opening(WEB_CGROUP, NETNS);
     assert_eq!(node.dial(&sock(), WEB_CGROUP, &bound(OTHER_ADDR)), to(OTHER_ADDR));
-    assert_eq!(node.dial(&sock(), WEB_CGROUP, &bound(LAX_ADDR)).1, Turn::NONE, "not its own");
+    assert_eq!(node.dial(&sock(), WEB_CGROUP, &bound(WORLD_ADDR)).1, Turn::NONE, "not its own");
 }
