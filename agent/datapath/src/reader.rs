@@ -154,6 +154,7 @@ impl Reader {
         let listeners = self.maps.listeners.id()?;
         let owners = self.maps.socket_owners.id()?;
         let interfaces = self.maps.interfaces.id()?;
+        let roles = self.maps.socket_roles.id()?;
         let mut programs: Vec<ProgramStats> = aya::programs::loaded_programs()
             .filter_map(Result::ok)
             .filter(|info| {
@@ -164,7 +165,9 @@ impl Reader {
             })
             .filter(|info| {
                 info.map_ids().ok().flatten().is_some_and(|ids| {
-                    ids.iter().any(|id| [socket_flows, counters, listeners, owners, interfaces].contains(id))
+                    ids.iter().any(|id| {
+                        [socket_flows, counters, listeners, owners, interfaces, roles].contains(id)
+                    })
                 })
             })
             .map(|info| ProgramStats {

@@ -7,7 +7,7 @@ use super::table::{Table, ago};
 use super::{Format, Result, Verdict};
 use crate::config::Selection;
 use crate::control::client::ClientError;
-use crate::control::protocol::{DriftView, GuardView, PrivilegesView, Status};
+use crate::control::protocol::{DriftView, GuardView, PrivilegesView, ProxyView, Status};
 use crate::control::{Client, Reply, Request};
 use crate::datapath::Reader;
 use crate::instance::Instance;
@@ -120,6 +120,12 @@ fn text(status: &Status) -> String {
     line("", format!("namespace cookies from {}", if cookie == "helper" { "the helper" } else { storage }));
     line("mode", status.mode.as_str().to_owned());
     line("privileges", privileges(&status.privileges));
+    if let Some(proxy) = &status.proxy {
+        line("proxy", proxy_line(proxy));
+        if let Some(problem) = &proxy.problem {
+            line("", problem.clone());
+        }
+    }
     let enforcing = if status.enforcing { "" } else { " (not in force yet)" };
     line("generation", format!("{}{enforcing}", status.generation));
     line("policy", policy.folder.display().to_string());
@@ -185,6 +191,17 @@ fn guard(guard: &GuardView) -> String {
     }
     text.push_str(&format!("\nguarded interfaces\n{}", table.render("  ")));
     text
+}
+
+fn proxy_line(proxy: &ProxyView) -> String {
+    let lost = if proxy.lost > 0 { format!("; lost {} times", proxy.lost) } else { String::new() };
+    match proxy.pid {
+        Some(pid) => format!(
+            "process {pid}, listens in {} namespaces, {} connections, {} certificates{lost}",
+            proxy.namespaces, proxy.open, proxy.certificates
+        ),
+        None => format!("does not answer: edges under tls = \"mutual\" are closed{lost}"),
+    }
 }
 
 fn privileges(held: &PrivilegesView) -> String {

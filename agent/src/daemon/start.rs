@@ -194,6 +194,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
                 places,
                 config: config.proxy.clone(),
                 view: view.clone(),
+                findings: desk.clone(),
             };
             Some(Supervisor::start(found, sources).map_err(io("start the proxy's supervisor"))?)
         }

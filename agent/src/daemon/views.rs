@@ -44,6 +44,7 @@ impl Admin {
             enforcing: snapshot.enforcing,
             kernel: self.kernel_status(),
             policy: self.policy_status(&snapshot),
+            proxy: self.proxy.1.as_ref().map(|_| self.proxy.0.state().status()),
             maps: maps
                 .into_iter()
                 .map(|map| MapView {

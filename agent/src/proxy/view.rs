@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::wire::{Edge, Record, Stats};
+use crate::control::protocol::ProxyView;
 
 /// Records that are remembered for `bulkhead proxy trace`.
 const REMEMBERED: usize = 1024;
@@ -48,6 +49,21 @@ pub struct Certificate {
     pub source: String,
     /// Why its renewal does not succeed.
     pub problem: Option<String>,
+}
+
+impl State {
+    /// For `bulkhead status`.
+    pub fn status(&self) -> ProxyView {
+        ProxyView {
+            running: self.running,
+            pid: self.pid,
+            namespaces: self.places,
+            open: self.stats.edges.iter().map(|(.., edge)| edge.open).sum(),
+            certificates: self.certificates.iter().filter(|one| !one.serial.is_empty()).count(),
+            lost: self.lost,
+            problem: self.certificates.iter().find_map(|one| one.problem.clone()),
+        }
+    }
 }
 
 impl View {

@@ -45,6 +45,9 @@ pub struct Status {
     pub lost: BTreeMap<String, u64>,
     /// Live flows that the agent ended, by reason.
     pub flows_ended: BTreeMap<String, u64>,
+    /// The proxy, where there is one.
+    #[serde(default)]
+    pub proxy: Option<ProxyView>,
     /// What the agent may do.
     #[serde(default)]
     pub privileges: PrivilegesView,
@@ -73,6 +76,25 @@ pub struct KernelStatus {
     pub interface_hook: String,
     /// Where packet programs have a namespace's cookie from: `helper` or, before Linux 6.15, `storage`.
     pub netns_cookie: String,
+}
+
+/// The proxy that gives programs mutual TLS.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ProxyView {
+    /// Whether it answers.
+    pub running: bool,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Network namespaces that it listens in.
+    pub namespaces: usize,
+    /// Connections that it serves.
+    pub open: u64,
+    /// Certificates that it shows.
+    pub certificates: usize,
+    /// How often it was lost.
+    pub lost: u64,
+    /// What is wrong with its certificates.
+    pub problem: Option<String>,
 }
 
 /// What policy is loaded, and how its last reload went.

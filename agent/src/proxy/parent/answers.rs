@@ -5,6 +5,7 @@
 //! verified name tells its zones, and not its address.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bulkhead_abi::verdict::Tls;
 use bulkhead_abi::{Identity, Protocol, Reason, Workload};
@@ -50,6 +51,14 @@ impl<'a> Judge<'a> {
             }
             Question::Sockets { .. } => denied(reason::DENIED, "sockets are no question".to_owned(), None),
         }
+    }
+
+    /// The names that whoever has an address may come to show.
+    pub(super) fn names_at(&self, place: u64, address: IpAddr) -> Vec<SpiffeId> {
+        let Some(access) = &self.access else { return Vec::new() };
+        let zones = self.zones(self.owner(place, address));
+        let alone = |zone: &Arc<str>| access.name_of(&Zones::from([Arc::clone(zone)]));
+        zones.iter().filter_map(alone).collect()
     }
 
     fn outbound(&self, access: &Access<'_>, from: Identity, to: Identity, destination: SocketAddr) -> Answer {

@@ -4,7 +4,7 @@
 //! through this process' memory and a socket between two of ours, and are written nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_credentials::source::{Event, Place, Settings, Supply};
 use bulkhead_credentials::{Bundle, Credentials, Facts, SpiffeId};
@@ -22,7 +22,8 @@ pub(super) struct Certificates {
     source: &'static str,
     bundle: Option<Bundle>,
     held: BTreeMap<SpiffeId, Credentials>,
-    wanted: BTreeSet<SpiffeId>,
+    /// Since when.
+    wanted: BTreeMap<SpiffeId, Instant>,
     /// What was wrong last.
     trouble: Option<String>,
 }
@@ -48,7 +49,7 @@ impl Certificates {
             source,
             bundle: None,
             held: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            wanted: BTreeMap::new(),
             trouble,
         }
     }
@@ -73,16 +74,16 @@ impl Certificates {
 
     /// Sees to it that there is a certificate for `name`, if the source gives one; what is new.
     pub(super) async fn want(&mut self, name: &SpiffeId) -> Vec<Order> {
-        let Some(supply) = &mut self.supply else { return Vec::new() };
-        if !self.wanted.insert(name.clone()) {
-            return Vec::new();
-        }
-        supply.want(self.wanted.clone());
+        self.expect(BTreeSet::from([name.clone()]));
+        // One that the source does not give is waited for once, and not by everybody who asks.
+        let since = self.wanted.get(name).copied();
+        let left = since.map(|since| PATIENCE.saturating_sub(since.elapsed())).unwrap_or_default();
         let mut orders = Vec::new();
-        let patience = tokio::time::sleep(PATIENCE);
+        let patience = tokio::time::sleep(left);
         tokio::pin!(patience);
         while !self.held.contains_key(name) {
             tokio::select! {
+                biased;
                 order = self.next() => orders.push(order),
                 () = &mut patience => break,
             }
@@ -90,21 +91,36 @@ impl Certificates {
         orders
     }
 
+    /// Has certificates for these names made, and waits for none.
+    pub(super) fn expect(&mut self, names: BTreeSet<SpiffeId>) {
+        let (before, now) = (self.wanted.len(), Instant::now());
+        for name in names {
+            self.wanted.entry(name).or_insert(now);
+        }
+        if self.wanted.len() != before {
+            self.tell_supply();
+        }
+    }
+
+    fn tell_supply(&mut self) {
+        if let Some(supply) = &mut self.supply {
+            supply.want(self.wanted.keys().cloned().collect());
+        }
+    }
+
     /// Forgets names that are not among these.
     pub(super) fn keep(&mut self, known: impl Fn(&SpiffeId) -> bool) {
         let before = self.wanted.len();
-        self.wanted.retain(known);
-        if self.wanted.len() != before
-            && let Some(supply) = &mut self.supply
-        {
-            supply.want(self.wanted.clone());
+        self.wanted.retain(|name, _| known(name));
+        if self.wanted.len() != before {
+            self.tell_supply();
         }
     }
 
     /// For people and metrics.
     pub(super) fn list(&self) -> Vec<Certificate> {
         let shown = self.supply.as_ref().map(|supply| supply.keeper().shown()).unwrap_or_default();
-        let missing = self.wanted.iter().filter(|name| !self.held.contains_key(name));
+        let missing = self.wanted.keys().filter(|name| !self.held.contains_key(*name));
         let missing = missing.map(|name| Certificate { name: name.to_string(), ..self.blank() });
         shown.iter().map(|facts| self.certificate(facts)).chain(missing).collect()
     }

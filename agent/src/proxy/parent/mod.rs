@@ -17,8 +17,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bulkhead_credentials::Reason;
+use bulkhead_detect::findings::{Edge, Observation};
 use bulkhead_policy::Image;
 use bulkhead_policy::access::Access;
+use bulkhead_policy::prefix::to_ip;
 use bulkhead_sys::netns::{LastHop, NetNs};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
@@ -27,10 +30,11 @@ use super::channel::Channel;
 use super::places::{Place, Places};
 use super::start::{self, Found};
 use super::view::View;
-use super::wire::{Answer, Order, Question, Record, Report, Settings, version};
+use super::wire::{Answer, Order, Question, Record, Report, Settings, reason, version};
 use crate::config::ProxyConfig;
 use crate::daemon::snapshot::Shared;
 use crate::datapath::Reader;
+use crate::findings::Desk;
 use answers::Judge;
 use certificates::Certificates;
 use listeners::Listeners;
@@ -55,6 +59,8 @@ pub struct Sources {
     pub config: ProxyConfig,
     /// What others see of it.
     pub view: View,
+    /// Who hears of those who cannot prove who they are.
+    pub findings: Desk,
 }
 
 /// The running thread; the proxy goes on when this ends.
@@ -247,6 +253,7 @@ impl State {
         }
         self.publish();
         self.follow_last_hops(&wanted);
+        self.expect(&wanted);
         Ok(())
     }
 
@@ -265,6 +272,16 @@ impl State {
                 self.last_hops.insert(*place, (found.clone(), open));
             }
         }
+    }
+
+    /// Has the certificates of those who live here issued before somebody waits for them.
+    fn expect(&mut self, places: &BTreeMap<u64, Place>) {
+        let snapshot = self.sources.shared.snapshot();
+        let judge = Judge::new(&snapshot, &self.sources.reader, &self.sources.config.trust_domain);
+        let names = places.iter().flat_map(|(place, found)| {
+            found.addresses.iter().flat_map(|address| judge.names_at(*place, to_ip(*address)))
+        });
+        self.certificates.expect(names.collect());
     }
 
     fn publish(&self) {
@@ -314,6 +331,7 @@ impl State {
         match report {
             Report::Ask { id, question } => self.answer(channel, id, question).await,
             Report::Ended { records } => {
+                self.sources.findings.observe_all(&suspicious(&records));
                 self.sources.view.ended(records);
                 Ok(())
             }
@@ -370,6 +388,28 @@ impl State {
             }
         }
     }
+}
+
+/// Refusals of peers who could not prove who they are, or may not be here under the name that they have.
+fn suspicious(records: &[Record]) -> Vec<Observation> {
+    let ours = [Reason::NoOwnCertificate, Reason::OwnExpired, Reason::Closed];
+    let words = |word: &str| {
+        let known = Reason::ALL.iter().find(|known| known.as_str() == word && !ours.contains(known));
+        let known = known.map(|known| known.as_str());
+        known.or_else(|| [reason::UNKNOWN_NAME, reason::DENIED].into_iter().find(|known| *known == word))
+    };
+    let inbound = records.iter().filter(|record| record.direction == "inbound");
+    inbound
+        .filter_map(|record| {
+            let zone = |zone: Option<&String>| zone.map_or("unknown", String::as_str).into();
+            let edge = record.edge.as_ref();
+            Some(Observation::AuthenticationFailed {
+                edge: Edge { from: zone(edge.map(|edge| &edge.from)), to: zone(edge.map(|edge| &edge.to)) },
+                src: record.client.ip(),
+                why: words(&record.reason)?,
+            })
+        })
+        .collect()
 }
 
 /// The namespace `cookie`, in which the process `pid` lives.
