@@ -1,6 +1,13 @@
 //! The kernel's half of mutual TLS by the proxy: what must go by way of it does, and nothing goes around it.
 //! Real agents, namespaces and cgroups; the proxy is a toy without cryptography.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod lab;
 mod toy;

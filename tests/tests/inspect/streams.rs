@@ -1,17 +1,9 @@
-//! Clear text where a rule wants encryption: the packet hooks stop its first byte, on real connections.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+//! TCP: the first byte in clear is stopped, and both programs hear of it.
 
-use std::time::Duration;
-
-use bulkhead_tests::harness::{
-    Agent, Cgroup, Counters, Dial, Errno, Kind, Pair, Peer, Serve, Socket, Topology, wait_until,
-};
+use bulkhead_tests::harness::{Agent, Dial, Errno, Kind, Pair, Peer, Serve, Socket, wait_until};
 use bulkhead_tests::require_agent;
 
-/// Limit for what must come, however busy the machine is.
-const SOON: Duration = Duration::from_secs(20);
-/// How long nothing is waited for.
-const NOTHING: Duration = Duration::from_millis(300);
+use crate::lab::{Lab, SOON, counted};
 
 /// A request and a greeting, in clear.
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -148,66 +140,7 @@ fn see_end(peer: &Peer, socket: &Socket) {
     assert!([Errno::CONNABORTED, Errno::CONNRESET, Errno::PIPE].contains(&error), "{error}");
 }
 
-fn counted(agent: &Agent, before: &Counters, verdict: &str, reason: &str, flows: u64) {
-    let pair = Pair::new("client", "server", verdict, reason);
-    let moved = || agent.counters().unwrap().since(before).get(&pair).flows;
-    wait_until(SOON, "the refusal is counted", || moved() >= flows).unwrap();
-    std::thread::sleep(NOTHING);
-    assert_eq!(moved(), flows, "counted once");
-}
-
-struct Lab {
-    client: Peer,
-    server: Peer,
-    _cgroups: Vec<Cgroup>,
-    pair: Topology,
-    root: Cgroup,
-    _elsewhere: Option<Cgroup>,
-    zones: &'static str,
-}
-
 impl Lab {
-    /// Both ends on one node, in namespaces of their own.
-    fn one_node() -> Lab {
-        Lab::new(None, "[zone.client]\ncgroups = [\"client\"]\n[zone.server]\ncgroups = [\"server\"]\n")
-    }
-
-    /// No agent at the client's.
-    fn receiver_alone() -> Lab {
-        let elsewhere = Cgroup::new("elsewhere").unwrap();
-        Lab::new(
-            Some(elsewhere),
-            "[zone.client]\ncidrs = [\"10.77.0.1/32\"]\n[zone.server]\ncgroups = [\"server\"]\n",
-        )
-    }
-
-    fn new(elsewhere: Option<Cgroup>, zones: &'static str) -> Lab {
-        let pair = Topology::pair().unwrap();
-        let root = Cgroup::new("node").unwrap();
-        let client = elsewhere.as_ref().unwrap_or(&root).child("client").unwrap();
-        let server = root.child("server").unwrap();
-        Lab {
-            client: Peer::spawn(Some(pair.ns("a").unwrap()), Some(&client)).unwrap(),
-            server: Peer::spawn(Some(pair.ns("b").unwrap()), Some(&server)).unwrap(),
-            _cgroups: vec![client, server],
-            pair,
-            root,
-            _elsewhere: elsewhere,
-            zones,
-        }
-    }
-
-    fn policy(&self, level: &str) -> String {
-        format!(
-            "{}[[allow]]\nfrom = \"client\"\nto = \"server\"\nports = [\"tcp/7000-7999\"]\ntls = \"{level}\"\n",
-            self.zones
-        )
-    }
-
-    fn agent(&self, level: &str) -> Agent {
-        Agent::start(&self.root, &self.policy(level)).unwrap()
-    }
-
     fn connect(&self, port: u16) -> (Socket, Socket) {
         let at = format!("10.77.0.2:{port}").parse().unwrap();
         let listener = self.server.listen(Kind::Tcp, at, Serve::Hold).unwrap();

@@ -1,0 +1,75 @@
+//! A client and a server, with one rule between them, and what is counted.
+
+use std::time::Duration;
+
+use bulkhead_tests::harness::{Agent, Cgroup, Counters, Pair, Peer, Topology, wait_until};
+
+/// Limit for what must come, however busy the machine is.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// How long nothing is waited for.
+pub(crate) const NOTHING: Duration = Duration::from_millis(300);
+
+/// Two peers in namespaces of their own; the client at 10.77.0.1, the server at 10.77.0.2.
+pub(crate) struct Lab {
+    pub(crate) client: Peer,
+    pub(crate) server: Peer,
+    _cgroups: Vec<Cgroup>,
+    pub(crate) pair: Topology,
+    pub(crate) root: Cgroup,
+    _elsewhere: Option<Cgroup>,
+    zones: &'static str,
+}
+
+impl Lab {
+    /// Both ends on one node.
+    pub(crate) fn one_node() -> Lab {
+        Lab::new(None, "[zone.client]\ncgroups = [\"client\"]\n[zone.server]\ncgroups = [\"server\"]\n")
+    }
+
+    /// No agent at the client's.
+    pub(crate) fn receiver_alone() -> Lab {
+        let elsewhere = Cgroup::new("elsewhere").unwrap();
+        Lab::new(
+            Some(elsewhere),
+            "[zone.client]\ncidrs = [\"10.77.0.1/32\"]\n[zone.server]\ncgroups = [\"server\"]\n",
+        )
+    }
+
+    fn new(elsewhere: Option<Cgroup>, zones: &'static str) -> Lab {
+        let pair = Topology::pair().unwrap();
+        let root = Cgroup::new("node").unwrap();
+        let client = elsewhere.as_ref().unwrap_or(&root).child("client").unwrap();
+        let server = root.child("server").unwrap();
+        Lab {
+            client: Peer::spawn(Some(pair.ns("a").unwrap()), Some(&client)).unwrap(),
+            server: Peer::spawn(Some(pair.ns("b").unwrap()), Some(&server)).unwrap(),
+            _cgroups: vec![client, server],
+            pair,
+            root,
+            _elsewhere: elsewhere,
+            zones,
+        }
+    }
+
+    /// Ports 7000 to 7999 are open, encrypted as `level` says.
+    pub(crate) fn policy(&self, level: &str) -> String {
+        format!(
+            "{}[[allow]]\nfrom = \"client\"\nto = \"server\"\n\
+             ports = [\"tcp/7000-7999\", \"udp/7000-7999\"]\ntls = \"{level}\"\n",
+            self.zones
+        )
+    }
+
+    pub(crate) fn agent(&self, level: &str) -> Agent {
+        Agent::start(&self.root, &self.policy(level)).unwrap()
+    }
+}
+
+/// That this counter moved by so many flows since, and by no more.
+pub(crate) fn counted(agent: &Agent, before: &Counters, verdict: &str, reason: &str, flows: u64) {
+    let pair = Pair::new("client", "server", verdict, reason);
+    let moved = || agent.counters().unwrap().since(before).get(&pair).flows;
+    wait_until(SOON, "it is counted", || moved() >= flows).unwrap();
+    std::thread::sleep(NOTHING);
+    assert_eq!(moved(), flows, "counted once");
+}
