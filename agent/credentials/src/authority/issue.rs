@@ -57,6 +57,8 @@ impl Issuing {
         let mut params = bare(not_before, not_after)?;
         // The subject is empty, which makes the extension with the name critical.
         params.subject_alt_names = vec![uri(name.as_str())?];
+        // Said and not left out: some verifiers of SPIFFE names insist.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = both_usages();
         let certificate = params.signed_by(&pair, &self.issuer)?;

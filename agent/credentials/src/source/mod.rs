@@ -7,6 +7,11 @@
 mod authority;
 mod folder;
 mod folders;
+#[cfg(feature = "workload-api")]
+mod workload;
+#[cfg(not(feature = "workload-api"))]
+#[path = "without_workload.rs"]
+mod workload;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -40,6 +45,8 @@ pub enum Place {
     Authority(PathBuf),
     /// A folder of certificates, or one of folders, with the files that cert-manager makes.
     Certificates(PathBuf),
+    /// The socket of a SPIFFE Workload API. Needs the feature `workload-api`.
+    WorkloadApi(PathBuf),
 }
 
 /// What came of a source.
@@ -70,6 +77,7 @@ pub struct Supply {
 enum Source {
     Authority(Box<authority::Source>),
     Certificates(folders::Source),
+    WorkloadApi(workload::Source),
 }
 
 /// What a look at a source gave.
@@ -87,6 +95,7 @@ impl Source {
         match self {
             Self::Authority(source) => source.look(),
             Self::Certificates(source) => source.look(),
+            Self::WorkloadApi(source) => source.look(),
         }
     }
 
@@ -95,6 +104,7 @@ impl Source {
         match self {
             Self::Authority(source) => source.retry(name),
             Self::Certificates(source) => source.retry(name),
+            Self::WorkloadApi(source) => source.retry(name),
         }
     }
 }
@@ -108,6 +118,7 @@ impl Supply {
                 Source::Authority(Box::new(authority::Source::new(dir, domain, lifetime)))
             }
             Place::Certificates(dir) => Source::Certificates(folders::Source::new(dir, domain)),
+            Place::WorkloadApi(socket) => Source::WorkloadApi(workload::Source::new(socket, domain)),
         };
         Self { source, keeper: Keeper::new(), told: VecDeque::new(), troubles: BTreeSet::new() }
     }
@@ -117,7 +128,7 @@ impl Supply {
     pub fn want(&mut self, names: BTreeSet<SpiffeId>) {
         match &mut self.source {
             Source::Authority(source) => source.want(names),
-            Source::Certificates(_) => {}
+            Source::Certificates(_) | Source::WorkloadApi(_) => {}
         }
     }
 
@@ -126,7 +137,7 @@ impl Supply {
         &self.keeper
     }
 
-    /// Waits for what happens next. Dropping the future loses nothing.
+    /// Waits for what happens next, inside a tokio runtime. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Event {
         loop {
             if let Some(event) = self.told.pop_front() {

@@ -15,3 +15,5 @@ mod peers;
 mod revocation;
 mod source;
 mod strangers;
+#[cfg(feature = "workload-api")]
+mod workload;
