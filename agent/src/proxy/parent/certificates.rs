@@ -18,7 +18,7 @@ use crate::proxy::wire::Order;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Certificates {
-    supply: Option<Supply>,
+    supply: Supply,
     source: &'static str,
     bundle: Option<Bundle>,
     held: BTreeMap<SpiffeId, Credentials>,
@@ -31,26 +31,19 @@ pub(super) struct Certificates {
 impl Certificates {
     pub(super) fn new(config: &ProxyConfig) -> Self {
         let (place, source) = match &config.source {
-            Source::Authority(folder) => (Some(Place::Authority(folder.clone())), "authority"),
-            Source::Certificates(folder) => (Some(Place::Certificates(folder.clone())), "files"),
-            Source::WorkloadApi(_) => (None, "workload-api"),
+            Source::Authority(folder) => (Place::Authority(folder.clone()), "authority"),
+            Source::Certificates(folder) => (Place::Certificates(folder.clone()), "files"),
+            Source::WorkloadApi(socket) => (Place::WorkloadApi(socket.clone()), "workload-api"),
         };
-        let trouble = place.is_none().then(|| {
-            "this build has no SPIFFE Workload API: configure authority or certificates under [proxy]"
-                .to_owned()
-        });
-        if let Some(trouble) = &trouble {
-            tracing::error!("{trouble}");
-        }
         let settings =
-            |place| Settings { domain: config.trust_domain.clone(), place, lifetime: config.leaf_lifetime };
+            Settings { domain: config.trust_domain.clone(), place, lifetime: config.leaf_lifetime };
         Self {
-            supply: place.map(settings).map(Supply::new),
+            supply: Supply::new(settings),
             source,
             bundle: None,
             held: BTreeMap::new(),
             wanted: BTreeMap::new(),
-            trouble,
+            trouble: None,
         }
     }
 
@@ -64,8 +57,7 @@ impl Certificates {
     /// What is new, as soon as something is. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Order {
         loop {
-            let Some(supply) = &mut self.supply else { return std::future::pending().await };
-            let event = supply.next().await;
+            let event = self.supply.next().await;
             if let Some(order) = self.take(event) {
                 return order;
             }
@@ -103,9 +95,7 @@ impl Certificates {
     }
 
     fn tell_supply(&mut self) {
-        if let Some(supply) = &mut self.supply {
-            supply.want(self.wanted.keys().cloned().collect());
-        }
+        self.supply.want(self.wanted.keys().cloned().collect());
     }
 
     /// Forgets names that are not among these.
@@ -119,7 +109,7 @@ impl Certificates {
 
     /// For people and metrics.
     pub(super) fn list(&self) -> Vec<Certificate> {
-        let shown = self.supply.as_ref().map(|supply| supply.keeper().shown()).unwrap_or_default();
+        let shown = self.supply.keeper().shown();
         let missing = self.wanted.keys().filter(|name| !self.held.contains_key(*name));
         let missing = missing.map(|name| Certificate { name: name.to_string(), ..self.blank() });
         shown.iter().map(|facts| self.certificate(facts)).chain(missing).collect()
