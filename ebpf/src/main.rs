@@ -48,6 +48,11 @@ static CGROUP_ID: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static HAS_NETNS_COOKIE: Global<u32> = Global::new(1);
 
+/// Whether the bytes of streams are looked at. The loader never sets it: whoever measures what looking costs
+/// does, in a copy of this object.
+#[unsafe(no_mangle)]
+static READS_STREAMS: Global<u32> = Global::new(1);
+
 #[cgroup_skb(ingress)]
 pub fn skb_ingress(ctx: SkBuffContext) -> i32 {
     answer(track::packet(&Skb::new(ctx), Direction::Ingress))

@@ -439,6 +439,11 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
+    fn reads_streams(&self) -> bool {
+        crate::READS_STREAMS.load() != 0
+    }
+
+    #[inline(always)]
     fn lock(&self, owned: &Place<SocketFlow>) -> bool {
         for _ in 0..LOCK_TRIES {
             // SAFETY: the storage of a socket, which outlives this program.

@@ -70,8 +70,11 @@ pub fn packet<H: Hook>(hook: &H, direction: Direction) -> Verdict {
             slot => slot,
         }
     {
-        let finding =
-            if owned.read(is_read) { hook.on_inspect(&owned, &control, direction) } else { Finding::Passes };
+        let finding = if hook.reads_streams() && owned.read(is_read) {
+            hook.on_inspect(&owned, &control, direction)
+        } else {
+            Finding::Passes
+        };
         if finding == Finding::Passes {
             hook.add(slot, 0, 1, u64::from(hook.len()));
             return Verdict::Allow;

@@ -195,6 +195,10 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     /// The sequence number of the first byte that goes this way, where none has come through yet: as the
     /// socket at hand knows it.
     fn stream_start(&self, direction: Direction) -> Option<u32>;
+    /// Whether the bytes of streams are looked at at all.
+    fn reads_streams(&self) -> bool {
+        true
+    }
     /// Lets this hook alone look at the flow's bytes; false while another one does.
     fn lock(&self, owned: &Self::Owned) -> bool;
     /// Ends that.

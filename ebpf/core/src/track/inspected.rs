@@ -44,7 +44,10 @@ pub fn inspect<H: Hook>(hook: &H, owned: &H::Owned, control: &Control, direction
 /// Looks at a segment whose flow was just judged.
 #[inline(always)]
 pub(super) fn after<H: Hook>(hook: &H, state: &State, outcome: Outcome) -> Outcome {
-    if !state.is_stream() || !matches!(outcome, Outcome::Verdict(verdict) if verdict.passes()) {
+    if !hook.reads_streams()
+        || !state.is_stream()
+        || !matches!(outcome, Outcome::Verdict(verdict) if verdict.passes())
+    {
         return outcome;
     }
     let Some(owned) = hook.owned() else { return outcome };
