@@ -20,6 +20,8 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     let mut bench = Command::new(workspace.binary("release", "bulkhead-bench"));
     bench.args(args);
+    // A variant of it is measured, too.
+    bench.env("BULKHEAD_OBJECT", &object);
     if args.first().is_some_and(|what| what == "reload") {
         bench.arg("--policies").arg(workspace.root().join("policies/shop"));
     }

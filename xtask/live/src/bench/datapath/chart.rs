@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::reading::Reading;
 use super::results::{Measure, Results};
 use super::stage::Variant;
 use super::table::{self, find};
@@ -18,13 +19,19 @@ const PANELS: [(Measure, &str, &str); 5] = [
     (Measure::Udp, "Packets", "UDP, 18 bytes"),
 ];
 
+/// Panels behind them: what it costs that first bytes are read.
+const READ: [(Measure, &str, &str); 2] = [
+    (Measure::Throughput, "Throughput", "first bytes read, to unread"),
+    (Measure::Connections, "Connections", "first bytes read, to unread"),
+];
+
 const BARS: [(Variant, &str, &str); 3] = [
     (Variant::Conntrack, "c", "connection tracking alone"),
     (Variant::Nftables, "n", "nftables, the same policy"),
     (Variant::Bulkhead, "b", "Bulkhead"),
 ];
 
-const WIDTH: f64 = 920.0;
+const WIDTH: f64 = 1240.0;
 const LEFT: f64 = 52.0;
 const TOP: f64 = 112.0;
 const HEIGHT: f64 = 190.0;
@@ -56,18 +63,10 @@ pub(crate) fn svg(results: &Results) -> String {
             y + 4.0
         );
     }
-    let panel = (WIDTH - 20.0 - LEFT) / PANELS.len() as f64;
+    let panel = (WIDTH - 20.0 - LEFT) / (PANELS.len() + READ.len()) as f64;
     for (index, (measure, title, detail)) in PANELS.iter().enumerate() {
-        let left = LEFT + panel * index as f64;
-        let middle = left + panel / 2.0;
-        let _ = writeln!(
-            svg,
-            "  <text class=\"t\" x=\"{middle:.1}\" y=\"88\" text-anchor=\"middle\">{title}</text>"
-        );
-        let _ = writeln!(
-            svg,
-            "  <text class=\"s\" x=\"{middle:.1}\" y=\"104\" text-anchor=\"middle\">{detail}</text>"
-        );
+        let middle = LEFT + panel * (index as f64 + 0.5);
+        titles(&mut svg, middle, title, detail);
         let group = BAR * BARS.len() as f64;
         let all = group * sizes.len() as f64 + GAP * (sizes.len() as f64 - 1.0);
         for (nth, size) in sizes.iter().enumerate() {
@@ -93,6 +92,11 @@ pub(crate) fn svg(results: &Results) -> String {
             );
         }
     }
+    for (index, (measure, title, detail)) in READ.iter().enumerate() {
+        let middle = LEFT + panel * ((PANELS.len() + index) as f64 + 0.5);
+        titles(&mut svg, middle, title, detail);
+        read(&mut svg, results, middle, *measure);
+    }
     let line = height(1.0);
     let _ = writeln!(svg, "  <path class=\"one\" d=\"M{LEFT} {line:.1} H{}\"/>", WIDTH - 20.0);
     let _ = writeln!(
@@ -103,7 +107,7 @@ pub(crate) fn svg(results: &Results) -> String {
     );
     let _ = writeln!(
         svg,
-        "  <text class=\"s\" x=\"{LEFT}\" y=\"{:.1}\">below each group: prefixes and rules of the policy. {}</text>",
+        "  <text class=\"s\" x=\"{LEFT}\" y=\"{:.1}\">below each group: prefixes and rules of the policy, or the rule's tls. {}</text>",
         bottom + 42.0,
         escaped(&results.machine.short())
     );
@@ -111,7 +115,38 @@ pub(crate) fn svg(results: &Results) -> String {
     svg
 }
 
-const HEAD: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 360" width="920" height="360" font-family="system-ui, sans-serif" font-size="14" role="img" aria-label="Speed with Bulkhead, nftables and connection tracking, as a ratio to no firewall">
+fn titles(svg: &mut String, middle: f64, title: &str, detail: &str) {
+    for (class, y, text) in [("t", 88, title), ("s", 104, detail)] {
+        let _ = writeln!(
+            svg,
+            "  <text class=\"{class}\" x=\"{middle:.1}\" y=\"{y}\" text-anchor=\"middle\">{text}</text>"
+        );
+    }
+}
+
+/// A bar for each `tls` of the rule, with its name below.
+fn read(svg: &mut String, results: &Results, middle: f64, measure: Measure) {
+    const WIDE: f64 = 26.0;
+    const APART: f64 = 48.0;
+    let bars = results.reading.iter().filter(|cost| cost.measure == measure && cost.reading != Reading::None);
+    for (bar, cost) in bars.enumerate() {
+        let (x, ratio) = (middle + APART * (bar as f64 - 1.0), cost.to_unread.median);
+        let (y, level) = (height(ratio), cost.reading.level());
+        let _ = writeln!(
+            svg,
+            "  <rect class=\"b\" x=\"{:.1}\" y=\"{y:.1}\" width=\"{WIDE}\" height=\"{:.1}\" rx=\"1.5\"><title>tls = {level}: {ratio:.3}</title></rect>",
+            x - WIDE / 2.0,
+            TOP + HEIGHT - y
+        );
+        let _ = writeln!(
+            svg,
+            "  <text class=\"s\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{level}</text>",
+            TOP + HEIGHT + 16.0
+        );
+    }
+}
+
+const HEAD: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1240 360" width="1240" height="360" font-family="system-ui, sans-serif" font-size="14" role="img" aria-label="Speed with Bulkhead, nftables and connection tracking, as a ratio to no firewall">
   <style>
     .bg { fill: #ffffff } .t { fill: #16283a } .s { fill: #4a5d70; font-size: 12px }
     .h { fill: #16283a; font-size: 16px; font-weight: 600 }
@@ -123,7 +158,7 @@ const HEAD: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 
       .c { fill: #44525f } .n { fill: #6f8194 } .b { fill: #5aa9f5 }
     }
   </style>
-  <rect class="bg" width="920" height="360" rx="8"/>
+  <rect class="bg" width="1240" height="360" rx="8"/>
   <text class="h" x="52" y="34">Speed as a ratio to no firewall (the dashed line): higher is better</text>
 "##;
 

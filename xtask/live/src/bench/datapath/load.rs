@@ -9,6 +9,7 @@
 
 mod ask;
 mod serve;
+mod tls;
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -28,6 +29,10 @@ pub(crate) const CONNECT: u16 = 5202;
 pub(crate) const ECHO: u16 = 5203;
 /// Datagrams that are read and counted.
 pub(crate) const SINK: u16 = 5204;
+/// As [`STREAM`], in what looks like TLS.
+pub(crate) const TLS_STREAM: u16 = 5205;
+/// As [`CONNECT`], in what looks like TLS.
+pub(crate) const TLS_CONNECT: u16 = 5206;
 /// A port that the policy opens to nobody.
 pub(crate) const DENIED: u16 = 5999;
 
@@ -50,6 +55,10 @@ pub(crate) enum Load {
     Udp,
     /// Small datagrams of an unconnected socket
     UdpUnconnected,
+    /// A stream of TLS records behind a handshake's hellos
+    TlsStream,
+    /// TCP: connect, hellos, one record each way, close
+    TlsConnect,
     /// Small datagrams to a port that is denied
     Flood,
     /// The same from where nothing is denied: they arrive, and are dropped there

@@ -8,6 +8,7 @@ mod chart;
 mod load;
 mod policy;
 mod programs;
+mod reading;
 mod results;
 mod stage;
 mod table;
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// Length of one measurement
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Only what it costs that first bytes are read
+    #[arg(long)]
+    reading: bool,
     /// Only see whether it works: one short round
     #[arg(long)]
     quick: bool,
@@ -80,8 +84,14 @@ fn measure(args: &Args) -> Result<Results> {
         [first, second, ..] => (*first, *second),
         [] => (0, 0),
     };
-    let plan = traffic::Plan { sizes: args.sizes.clone(), runs, seconds, cpus };
+    let plan = traffic::Plan {
+        sizes: if args.reading { Vec::new() } else { args.sizes.clone() },
+        runs,
+        seconds,
+        cpus,
+    };
     let mut stages = traffic::stages(&plan)?;
+    let reading = reading::measure(&plan)?;
     let (traffic, mut loads) = traffic::measure(&plan, &mut stages)?;
     let (mut sizes, mut by_hand, mut live) = (Vec::new(), Vec::new(), Vec::new());
     for (size, stage) in &mut stages {
@@ -100,5 +110,5 @@ fn measure(args: &Args) -> Result<Results> {
         stage.switch(stage::Variant::None)?;
     }
     let machine = crate::machine::Machine::here();
-    Ok(Results { machine, runs, seconds, traffic, loads, programs: sizes, by_hand, live })
+    Ok(Results { machine, runs, seconds, traffic, reading, loads, programs: sizes, by_hand, live })
 }

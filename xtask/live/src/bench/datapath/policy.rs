@@ -11,7 +11,7 @@
 
 use std::fmt::Write;
 
-use super::load::{CONNECT, ECHO, SINK, STREAM};
+use super::load::{CONNECT, ECHO, SINK, STREAM, TLS_CONNECT, TLS_STREAM};
 
 /// Addresses of the measured ends.
 pub(crate) const CLIENT: &str = "10.77.0.1";
@@ -25,6 +25,8 @@ pub(crate) const TABLE: &str = "bulkhead_bench";
 #[derive(Clone, Copy)]
 pub(crate) struct Policy {
     size: usize,
+    /// What the rule between the ends asks for.
+    tls: Option<&'static str>,
 }
 
 struct Rule {
@@ -32,12 +34,19 @@ struct Rule {
     to: usize,
     /// (tcp or udp, port)
     ports: Vec<(&'static str, u16)>,
+    /// It is the one between the ends.
+    measured: bool,
 }
 
 impl Policy {
     /// A policy of `size` prefixes and `size` rules.
     pub(crate) fn new(size: usize) -> Policy {
-        Policy { size: size.max(10) }
+        Policy { size: size.max(10), tls: None }
+    }
+
+    /// The same, where the rule between the ends asks for this `tls`.
+    pub(crate) fn with_tls(self, level: &'static str) -> Policy {
+        Policy { tls: Some(level), ..self }
     }
 
     /// As a zone file.
@@ -59,6 +68,9 @@ impl Policy {
                 rule.to,
                 ports.join(", ")
             );
+            if let Some(level) = self.tls.filter(|_| rule.measured) {
+                let _ = writeln!(text, "tls = \"{level}\"");
+            }
         }
         text
     }
@@ -122,14 +134,15 @@ impl Policy {
         let middle = self.size / 2;
         let rule = |number: usize| {
             if number == middle {
-                let ports =
-                    vec![("tcp", STREAM), ("tcp", CONNECT), ("tcp", ECHO), ("udp", ECHO), ("udp", SINK)];
-                return Rule { from: self.client_zone(), to: self.client_zone() + 1, ports };
+                let tcp = [STREAM, CONNECT, ECHO, TLS_STREAM, TLS_CONNECT].map(|port| ("tcp", port));
+                let ports = tcp.into_iter().chain([("udp", ECHO), ("udp", SINK)]).collect();
+                return Rule { from: self.client_zone(), to: self.client_zone() + 1, ports, measured: true };
             }
             // Every zone opens something, to a zone that is not itself, a port for each of its rules.
             let (from, round) = (number % zones, number / zones);
             let to = (from + 1 + (number * 7) % (zones - 1)) % zones;
-            Rule { from, to, ports: vec![("tcp", u16::try_from(10_000 + round).unwrap_or(u16::MAX))] }
+            let ports = vec![("tcp", u16::try_from(10_000 + round).unwrap_or(u16::MAX))];
+            Rule { from, to, ports, measured: false }
         };
         (0..self.size).map(rule).collect()
     }
@@ -158,8 +171,9 @@ mod tests {
             assert_eq!(zones.matches("[[allow]]").count(), size);
             assert_eq!(zones.matches("/30\"").count() + zones.matches("/32\"").count(), size);
             assert_eq!(nft.matches("/30 : ").count() + nft.matches("/32 : ").count(), size);
-            // The measured rule has five ports.
-            assert_eq!(nft.matches(": accept").count(), size + 4);
+            // The measured rule has seven ports.
+            assert_eq!(nft.matches(": accept").count(), size + 6);
+            assert_eq!(policy.with_tls("require").zone_file().matches("tls = \"require\"").count(), 1);
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::programs::{self, ByHand, Live};
+use super::reading::Cost;
 use super::stage::Variant;
 use crate::machine::Machine;
 use crate::spread::Spread;
@@ -16,6 +17,9 @@ pub(crate) struct Results {
     /// Length of one measurement.
     pub(crate) seconds: f64,
     pub(crate) traffic: Vec<Figure>,
+    /// What it costs that first bytes are read; nothing in figures that are older.
+    #[serde(default)]
+    pub(crate) reading: Vec<Cost>,
     pub(crate) loads: Vec<Loaded>,
     pub(crate) programs: Vec<programs::Size>,
     pub(crate) by_hand: Vec<ByHand>,

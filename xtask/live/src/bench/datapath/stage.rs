@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,11 @@ impl Stage {
         topology.ns("a")?.sysctl("ipv4/tcp_max_tw_buckets", "0")?;
         let on = Variant::None;
         Ok(Stage { topology, root, client, server, stranger, agent, nftables, conntrack, cpus, on })
+    }
+
+    /// Lets the agent load this kernel object from now on.
+    pub(crate) fn load_object(&mut self, object: &Path) {
+        self.agent.set_object(Some(object));
     }
 
     /// Puts a firewall between the ends in the place of the one that was there; how long loading it took.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::reading::Reading;
 use super::results::{Figure, Measure, Results};
 use super::stage::Variant;
 
@@ -36,9 +37,36 @@ pub(crate) fn text(results: &Results) -> String {
         }
         text.push('\n');
     }
+    reading(&mut text, results);
     loads(&mut text, results);
     programs(&mut text, results);
     text
+}
+
+fn reading(text: &mut String, results: &Results) {
+    if results.reading.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "reading first bytes: nothing read, then by the rule's `tls`, as a ratio to that");
+    let names: Vec<&str> = Reading::ALL.iter().skip(1).map(|reading| reading.level()).collect();
+    let _ = write!(text, "{:<40}{:>12}", "", "none");
+    for name in names {
+        let _ = write!(text, "{name:>14}{:18}", "");
+    }
+    text.push('\n');
+    for measure in [Measure::Throughput, Measure::Connections] {
+        let _ = write!(text, "{:<40}", measure.title());
+        for cost in results.reading.iter().filter(|cost| cost.measure == measure) {
+            let value = format!("{:.*}", measure.digits(), cost.value.median);
+            let ratio = &cost.to_unread;
+            let _ = match cost.reading {
+                Reading::None => write!(text, "{value:>12}"),
+                _ => write!(text, "{value:>14} {:.3} ({:.2}-{:.2})", ratio.median, ratio.min, ratio.max),
+            };
+        }
+        text.push('\n');
+    }
+    text.push('\n');
 }
 
 fn loads(text: &mut String, results: &Results) {

@@ -74,12 +74,12 @@ pub(crate) fn measure(plan: &Plan, stages: &mut [(usize, Stage)]) -> Result<(Vec
     Ok((figures, loads.collect::<Result<_>>()?))
 }
 
-fn values(load: Load, outcome: &Outcome) -> Vec<(Measure, f64)> {
+pub(crate) fn values(load: Load, outcome: &Outcome) -> Vec<(Measure, f64)> {
     let rate = outcome.count as f64 / outcome.seconds;
     let nanos = outcome.cpu_seconds * 1e9 / outcome.count as f64;
     match load {
-        Load::Stream => vec![(Measure::Throughput, rate * 8.0 / 1e9)],
-        Load::Connect => vec![(Measure::Connections, rate)],
+        Load::Stream | Load::TlsStream => vec![(Measure::Throughput, rate * 8.0 / 1e9)],
+        Load::Connect | Load::TlsConnect => vec![(Measure::Connections, rate)],
         Load::Round => vec![
             (Measure::Rounds, rate),
             (Measure::RoundP50, outcome.p50_us),

@@ -10,10 +10,13 @@ use anyhow::{Result, bail, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{CONNECT, DENIED, ECHO, Load, Outcome, SINK, SMALL, STREAM};
+use super::{CONNECT, DENIED, ECHO, Load, Outcome, SINK, SMALL, STREAM, TLS_CONNECT, TLS_STREAM, tls};
 
 /// For one answer; a load that is denied by mistake ends with an error and not never.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a stream writes at once.
+const BLOCK: usize = 128 * 1024;
 
 /// How often the clock is looked at where that would cost as much as what is measured.
 const BATCH: u64 = 64;
@@ -21,8 +24,16 @@ const BATCH: u64 = 64;
 pub(super) fn ask(load: Load, at: Ipv4Addr, time: Duration) -> Result<Outcome> {
     let to = |port| SocketAddrV4::new(at, port);
     match load {
-        Load::Stream => stream(to(STREAM), time),
+        Load::Stream => {
+            stream(dial(to(STREAM))?, &vec![0; BLOCK], time, |total: [u8; 8]| u64::from_le_bytes(total))
+        }
         Load::Connect => connect(to(CONNECT), time),
+        Load::TlsStream => {
+            let mut stream = dial(to(TLS_STREAM))?;
+            greet(&mut stream)?;
+            self::stream(stream, &tls::records(BLOCK), time, |total| tls::read_number(&total))
+        }
+        Load::TlsConnect => tls_connect(to(TLS_CONNECT), time),
         Load::Round => round(to(ECHO), time),
         Load::UdpRound => udp_round(to(ECHO), time),
         Load::Udp => {
@@ -45,17 +56,20 @@ pub(super) fn ask(load: Load, at: Ipv4Addr, time: Duration) -> Result<Outcome> {
     }
 }
 
-fn stream(to: SocketAddrV4, time: Duration) -> Result<Outcome> {
-    let mut stream = dial(to)?;
-    let block = vec![0; 128 * 1024];
+fn stream<const N: usize>(
+    mut stream: TcpStream,
+    block: &[u8],
+    time: Duration,
+    read: impl FnOnce([u8; N]) -> u64,
+) -> Result<Outcome> {
     let clock = Clock::start();
     while clock.elapsed() < time {
-        stream.write_all(&block)?;
+        stream.write_all(block)?;
     }
     stream.shutdown(Shutdown::Write)?;
-    let mut total = [0; 8];
+    let mut total = [0; N];
     stream.read_exact(&mut total)?;
-    Ok(clock.outcome(u64::from_le_bytes(total)))
+    Ok(clock.outcome(read(total)))
 }
 
 fn connect(to: SocketAddrV4, time: Duration) -> Result<Outcome> {
@@ -71,6 +85,31 @@ fn connect(to: SocketAddrV4, time: Duration) -> Result<Outcome> {
         count += 1;
     }
     Ok(clock.outcome(count))
+}
+
+fn tls_connect(to: SocketAddrV4, time: Duration) -> Result<Outcome> {
+    let (hello, request) = (tls::client_hello(), tls::record(SMALL));
+    let (mut their_hello, mut answer) = ([0; tls::SERVER_HELLO], Vec::with_capacity(SMALL));
+    let (clock, mut count) = (Clock::start(), 0);
+    while clock.elapsed() < time {
+        let mut stream = TcpStream::connect(to)?;
+        stream.write_all(&hello)?;
+        stream.read_exact(&mut their_hello)?;
+        stream.write_all(&request)?;
+        stream.shutdown(Shutdown::Write)?;
+        answer.clear();
+        stream.read_to_end(&mut answer)?;
+        ensure!(answer.len() == SMALL, "a connection ended without an answer");
+        count += 1;
+    }
+    Ok(clock.outcome(count))
+}
+
+/// Says a ClientHello, and hears the answer.
+fn greet(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(&tls::client_hello())?;
+    stream.read_exact(&mut [0; tls::SERVER_HELLO])?;
+    Ok(())
 }
 
 fn round(to: SocketAddrV4, time: Duration) -> Result<Outcome> {

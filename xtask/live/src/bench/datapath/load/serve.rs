@@ -8,17 +8,30 @@ use std::thread;
 
 use anyhow::Result;
 
-use super::{CONNECT, DENIED, ECHO, SINK, SMALL, STREAM};
+use super::{CONNECT, DENIED, ECHO, SINK, SMALL, STREAM, TLS_CONNECT, TLS_STREAM, tls};
 
 /// Serves every kind of load; prints `ready`, and a line with the number of datagrams that were read
 /// for each line that it is given. Ends with its standard input.
 pub(super) fn serve(at: Ipv4Addr) -> Result<()> {
     let streams = TcpListener::bind((at, STREAM))?;
     thread::spawn(move || {
-        streams.incoming().flatten().for_each(|stream| drop(thread::spawn(|| swallow(stream))))
+        streams
+            .incoming()
+            .flatten()
+            .for_each(|stream| drop(thread::spawn(|| swallow(stream, u64::to_le_bytes))))
     });
     let connects = TcpListener::bind((at, CONNECT))?;
     thread::spawn(move || connects.incoming().flatten().for_each(answer_once));
+    let tls_streams = TcpListener::bind((at, TLS_STREAM))?;
+    thread::spawn(move || {
+        tls_streams.incoming().flatten().for_each(|stream| {
+            drop(thread::spawn(|| greeted(stream).map(|stream| swallow(stream, tls::number))));
+        });
+    });
+    let tls_connects = TcpListener::bind((at, TLS_CONNECT))?;
+    thread::spawn(move || {
+        tls_connects.incoming().flatten().filter_map(greeted).for_each(answer_once);
+    });
     let echoes = TcpListener::bind((at, ECHO))?;
     thread::spawn(move || {
         echoes.incoming().flatten().for_each(|stream| drop(thread::spawn(|| echo(stream))))
@@ -46,14 +59,21 @@ pub(super) fn serve(at: Ipv4Addr) -> Result<()> {
     Ok(())
 }
 
-/// Reads to the end, and answers how many bytes it was.
-fn swallow(mut stream: TcpStream) {
+/// A connection on which hellos were exchanged.
+fn greeted(mut stream: TcpStream) -> Option<TcpStream> {
+    stream.read_exact(&mut [0; tls::CLIENT_HELLO]).ok()?;
+    stream.write_all(&tls::server_hello()).ok()?;
+    Some(stream)
+}
+
+/// Reads to the end, and answers how many bytes it was, as `number` writes it.
+fn swallow<N: AsRef<[u8]>>(mut stream: TcpStream, number: fn(u64) -> N) {
     let mut buffer = vec![0; 256 * 1024];
     let mut total = 0_u64;
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         total += count as u64;
     }
-    let _ = stream.write_all(&total.to_le_bytes());
+    let _ = stream.write_all(number(total).as_ref());
 }
 
 /// Reads a request to its end, answers and closes. The asking end closes first, so that no connection
