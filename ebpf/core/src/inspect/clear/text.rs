@@ -13,23 +13,7 @@ pub(super) fn request(head: Head) -> Option<App> {
     if begins!(head, b"PRI * HTTP/2.0") {
         return Some(App::Http2);
     }
-    if begins!(
-        head,
-        b"INVITE sip",
-        b"REGISTER sip",
-        b"OPTIONS sip",
-        b"MESSAGE sip",
-        b"SUBSCRIBE sip",
-        b"NOTIFY sip",
-        b"ACK sip",
-        b"BYE sip",
-        b"CANCEL sip",
-        b"PUBLISH sip",
-        b"INFO sip",
-        b"REFER sip",
-        b"UPDATE sip",
-        b"PRACK sip"
-    ) {
+    if is_sip_request(head) {
         return Some(App::Sip);
     }
     if begins!(
@@ -270,6 +254,28 @@ fn is_http(head: Head) -> bool {
         b"MKACTIVITY /",
         b"CHECKOUT /",
         b"BIND /"
+    )
+}
+
+/// SIP's methods, each with the beginning of the address that must follow (RFC 3261, 7.1).
+#[inline(always)]
+pub(in crate::inspect) fn is_sip_request(head: Head) -> bool {
+    begins!(
+        head,
+        b"INVITE sip",
+        b"REGISTER sip",
+        b"OPTIONS sip",
+        b"MESSAGE sip",
+        b"SUBSCRIBE sip",
+        b"NOTIFY sip",
+        b"ACK sip",
+        b"BYE sip",
+        b"CANCEL sip",
+        b"PUBLISH sip",
+        b"INFO sip",
+        b"REFER sip",
+        b"UPDATE sip",
+        b"PRACK sip"
     )
 }
 

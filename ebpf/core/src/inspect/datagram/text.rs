@@ -5,7 +5,7 @@ use bulkhead_abi::App;
 use super::{View, piece};
 use crate::inspect::{
     Payload,
-    clear::{is_ldap, is_syslog},
+    clear::{is_ldap, is_sip_request, is_syslog},
     head::{ROOM, begins, says},
 };
 
@@ -19,24 +19,7 @@ pub(super) fn words(view: &View, payload: &impl Payload) -> Option<App> {
     if begins!(head, b"M-SEARCH * HTTP/", b"NOTIFY * HTTP/1.", b"HTTP/1.1 200 OK\r") {
         return Some(App::Ssdp);
     }
-    if begins!(
-        head,
-        b"INVITE sip",
-        b"REGISTER sip",
-        b"OPTIONS sip",
-        b"MESSAGE sip",
-        b"SUBSCRIBE sip",
-        b"NOTIFY sip",
-        b"ACK sip",
-        b"BYE sip",
-        b"CANCEL sip",
-        b"PUBLISH sip",
-        b"INFO sip",
-        b"REFER sip",
-        b"UPDATE sip",
-        b"PRACK sip",
-        b"SIP/2.0 "
-    ) {
+    if is_sip_request(head) || begins!(head, b"SIP/2.0 ") {
         return Some(App::Sip);
     }
     if is_syslog(head) {
