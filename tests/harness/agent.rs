@@ -6,23 +6,23 @@
 //! tests find events by field.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use bulkhead::control::protocol::{FindingFilter, FindingView, FlowFilter, FlowView, Status, ZoneView};
 use bulkhead::control::{Client, Reply, Request};
-use bulkhead::datapath::{self, Reader};
-use serde_json::Value;
+use bulkhead::datapath;
 use tempfile::TempDir;
 
-use super::counters::Counters;
 use super::wait::wait_until;
-use super::{Cgroup, Ns, names};
+use super::{Cgroup, names};
+
+mod asked;
+mod setup;
+
+pub use setup::Setup;
 
 /// Limit for everything that an agent is waited for; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,22 +32,6 @@ const PINS: &str = "/sys/fs/bpf/bulkhead";
 
 /// Name of the zone file that [`Agent::write_policy`] writes.
 const POLICY: &str = "policy.toml";
-
-/// How an agent is to be started. See [`Agent::prepare`].
-#[derive(Debug)]
-pub struct Setup {
-    root: PathBuf,
-    policy: String,
-    mode: String,
-    ns: Option<PathBuf>,
-    metrics: bool,
-    flags: Vec<String>,
-    object: Option<PathBuf>,
-    pins: PathBuf,
-    log_level: String,
-    config: String,
-    cgroup: Option<PathBuf>,
-}
 
 /// An agent, running or not, whose enforcement is taken off when this is dropped.
 #[derive(Debug)]
@@ -60,86 +44,6 @@ pub struct Agent {
     metrics: Option<SocketAddr>,
 }
 
-impl Setup {
-    /// Mode of the node: `enforce` (as long as nothing is said) or `audit`.
-    #[must_use]
-    pub fn mode(mut self, mode: &str) -> Setup {
-        mode.clone_into(&mut self.mode);
-        self
-    }
-
-    /// Runs the agent in a network namespace, which is the "host" then (zone `node`, failsafe ports).
-    #[must_use]
-    pub fn in_ns(mut self, ns: &Ns) -> Setup {
-        self.ns = Some(ns.path());
-        self
-    }
-
-    /// Serves metrics on a free port of loopback; see [`Agent::metrics`].
-    #[must_use]
-    pub fn with_metrics(mut self) -> Setup {
-        self.metrics = true;
-        self
-    }
-
-    /// Keeps the pins below another folder, which must be on a BPF file system.
-    #[must_use]
-    pub fn pins_in(mut self, folder: &Path) -> Setup {
-        self.pins = folder.to_path_buf();
-        self
-    }
-
-    /// One more argument of `bulkhead run`, as `--flow-capacity=64`.
-    #[must_use]
-    pub fn flag(mut self, flag: &str) -> Setup {
-        self.flags.push(flag.to_owned());
-        self
-    }
-
-    /// Level of its log: `debug` as long as nothing is said.
-    #[must_use]
-    pub fn log_level(mut self, level: &str) -> Setup {
-        level.clone_into(&mut self.log_level);
-        self
-    }
-
-    /// Text of its configuration file; it is empty as long as nothing is said.
-    #[must_use]
-    pub fn config(mut self, text: &str) -> Setup {
-        text.clone_into(&mut self.config);
-        self
-    }
-
-    /// Runs the agent in a cgroup: one with a proxy must be below its own root, or nobody sees its sockets.
-    #[must_use]
-    pub fn in_cgroup(mut self, cgroup: &Cgroup) -> Setup {
-        self.cgroup = Some(cgroup.path().to_path_buf());
-        self
-    }
-
-    /// Starts the agent and waits until it enforces.
-    pub fn start(self) -> Result<Agent> {
-        let mut agent = self.place()?;
-        agent.restart()?;
-        Ok(agent)
-    }
-
-    /// Makes everything that the agent needs, but does not start it; see [`Agent::restart`].
-    pub fn place(self) -> Result<Agent> {
-        static SWEPT: Once = Once::new();
-        SWEPT.call_once(sweep_pins);
-        let dir = tempfile::Builder::new().prefix("bh-").tempdir()?;
-        fs::create_dir(dir.path().join("policies"))?;
-        // A configuration of this machine must not reach into tests.
-        fs::write(dir.path().join("bulkhead.toml"), &self.config)?;
-        fs::write(dir.path().join("policies").join(POLICY), &self.policy)?;
-        let metrics = if self.metrics { Some(free_port(self.ns.as_deref())?) } else { None };
-        let mut agent = Agent { child: None, setup: self, dir, name: String::new(), metrics };
-        agent.name = agent.instance()?;
-        Ok(agent)
-    }
-}
-
 impl Agent {
     /// Starts an agent in mode `enforce` over the subtree `root`, with one zone file.
     pub fn start(root: &Cgroup, policy: &str) -> Result<Agent> {
@@ -149,19 +53,7 @@ impl Agent {
     /// As [`Agent::start`], with more to say before it starts.
     #[must_use]
     pub fn prepare(root: &Cgroup, policy: &str) -> Setup {
-        Setup {
-            root: root.path().to_path_buf(),
-            policy: policy.to_owned(),
-            mode: "enforce".to_owned(),
-            ns: None,
-            metrics: false,
-            flags: Vec::new(),
-            object: None,
-            pins: PINS.into(),
-            log_level: "debug".to_owned(),
-            config: String::new(),
-            cgroup: None,
-        }
+        Setup::new(root, policy)
     }
 
     /// Process id of the running agent.
@@ -229,86 +121,10 @@ impl Agent {
         wait_until(PATIENCE, &format!("generation {generation}"), reached)
     }
 
-    /// `bulkhead status`, from the control socket.
-    pub fn status(&self) -> Result<Status> {
-        match self.ask(&Request::Status)?.pop() {
-            Some(Reply::Status(status)) => Ok(*status),
-            other => bail!("no status: {other:?}"),
-        }
-    }
-
-    /// `bulkhead flows`, from the control socket.
-    pub fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowView>> {
-        let flow = |reply| if let Reply::Flow(flow) = reply { Some(*flow) } else { None };
-        Ok(self.ask(&Request::Flows(filter))?.into_iter().filter_map(flow).collect())
-    }
-
-    /// `bulkhead findings`, from the control socket.
-    pub fn findings(&self, filter: FindingFilter) -> Result<Vec<FindingView>> {
-        let finding = |reply| if let Reply::Finding(finding) = reply { Some(*finding) } else { None };
-        Ok(self.ask(&Request::Findings(filter))?.into_iter().filter_map(finding).collect())
-    }
-
     /// Where it keeps what must outlive a boot.
     #[must_use]
     pub fn state_folder(&self) -> PathBuf {
         self.dir.path().join("state").join(&self.name)
-    }
-
-    /// Where its metrics are served, in the network namespace that it runs in.
-    #[must_use]
-    pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics
-    }
-
-    /// `bulkhead zones`, from the control socket.
-    pub fn zones(&self) -> Result<Vec<ZoneView>> {
-        let zone = |reply| if let Reply::Zone(zone) = reply { Some(zone) } else { None };
-        Ok(self.ask(&Request::Zones)?.into_iter().filter_map(zone).collect())
-    }
-
-    /// Asks on the control socket.
-    pub fn ask(&self, request: &Request) -> Result<Vec<Reply>> {
-        Ok(Client::new(&self.run_folder().join("control.sock")).ask(request)?)
-    }
-
-    /// The kernel's maps, with or without a running agent.
-    pub fn reader(&self) -> Result<Reader> {
-        Ok(Reader::open(&self.pins())?)
-    }
-
-    /// What the kernel has counted so far, by zone pair, verdict and reason; with or without a running
-    /// agent.
-    pub fn counters(&self) -> Result<Counters> {
-        let state: Value = serde_json::from_slice(&fs::read(self.run_folder().join("numbers.json"))?)?;
-        let label = |identity: bulkhead_abi::Identity| match identity {
-            bulkhead_abi::Identity::WORLD => "world".to_owned(),
-            bulkhead_abi::Identity::NODE => "node".to_owned(),
-            bulkhead_abi::Identity::VIRTUAL => "virtual".to_owned(),
-            bulkhead_abi::Identity(number) => state
-                .pointer(&format!("/labels/{number}"))
-                .and_then(Value::as_str)
-                .map_or_else(|| format!("unknown {number}"), str::to_owned),
-        };
-        Ok(Counters::new(self.reader()?.counters()?, label))
-    }
-
-    /// The text of `/metrics`; the agent must have been started [`with_metrics`](Setup::with_metrics).
-    pub fn metrics(&self) -> Result<String> {
-        let address = self.metrics.context("this agent serves no metrics: start it with_metrics()")?;
-        let scrape = || -> Result<String> {
-            let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            write!(stream, "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-            if !head.starts_with("HTTP/1.1 200") {
-                bail!("no metrics: {answer}");
-            }
-            Ok(body.to_owned())
-        };
-        inside(self.setup.ns.as_deref(), scrape)?
     }
 
     /// Kills the agent with SIGKILL; enforcement stays.
@@ -420,33 +236,6 @@ impl Agent {
         Ok(self.command(command).args(arguments).output()?)
     }
 
-    /// The whole log so far.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
-    /// The log's lines as JSON objects: `message`, `level`, and the fields of each. A line that is still
-    /// being written is left out.
-    #[must_use]
-    pub fn log_lines(&self) -> Vec<Value> {
-        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    /// Waits for a line of the log for which `matches` holds, and answers it.
-    pub fn wait_log(&self, what: &str, mut matches: impl FnMut(&Value) -> bool) -> Result<Value> {
-        let mut found = None;
-        let waited = wait_until(PATIENCE, what, || {
-            found = self.log_lines().into_iter().find(|line| matches(line));
-            found.is_some()
-        });
-        match (found, waited) {
-            (Some(line), _) => Ok(line),
-            (None, Err(error)) => bail!("{error}:\n{}", self.log_tail()),
-            (None, Ok(())) => bail!("not found: {what}"),
-        }
-    }
-
     fn command(&self, name: &str) -> Command {
         let bulkhead = program().unwrap_or_else(|| "bulkhead".into());
         let mut command = match self.setup.cgroup.as_ref().filter(|_| name == "run") {
@@ -537,12 +326,6 @@ fn inside<T: Send>(ns: Option<&Path>, work: impl FnOnce() -> T + Send) -> Result
         Some(path) => super::ns::enter(path, work),
         None => Ok(work()),
     }
-}
-
-/// A port that nobody uses now. Somebody may take it before the agent does: rare enough for tests.
-fn free_port(ns: Option<&Path>) -> Result<SocketAddr> {
-    let port = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-    Ok(inside(ns, port)??)
 }
 
 /// Takes off what killed runs left enforced.
