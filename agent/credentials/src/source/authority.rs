@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 use super::folder::Folder;
 use super::{AGAIN, Look};
 use crate::authority::{NodeFolder, random};
+use crate::certificate::Moment;
 use crate::name::SpiffeId;
+
+/// How long before its end the node's own certificate is told of, in seconds: it is issued by hand.
+const SOON: i64 = 14 * 86_400;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(super) struct Source {
     trouble: Option<String>,
     /// Whether that is about issuing, and not about the folder.
     is_issuing_trouble: bool,
+    /// That the node's own certificate ends soon.
+    ending: Option<String>,
 }
 
 impl Source {
@@ -37,6 +43,7 @@ impl Source {
             gone: Vec::new(),
             trouble: None,
             is_issuing_trouble: false,
+            ending: None,
         }
     }
 
@@ -65,7 +72,7 @@ impl Source {
     pub(super) fn look(&mut self) -> Option<Look> {
         let mut look = Look { gone: std::mem::take(&mut self.gone), ..Look::default() };
         let now = Instant::now();
-        let before = self.trouble.clone();
+        let before = (self.trouble.clone(), self.ending.clone());
         if self.folder.is_due() {
             match NodeFolder::open(&self.folder.dir) {
                 Ok(node) => {
@@ -80,8 +87,10 @@ impl Source {
             }
         }
         self.issue(now, &mut look);
-        if self.trouble != before {
-            look.troubles = Some(self.trouble.clone().into_iter().collect());
+        self.ending = self.node.as_ref().and_then(|node| ending(node.issuing().not_after(), Moment::now()));
+        let troubles = (self.trouble.clone(), self.ending.clone());
+        if troubles != before {
+            look.troubles = Some(troubles.0.into_iter().chain(troubles.1).collect());
         }
         let nothing = look.bundle.is_none()
             && look.credentials.is_empty()
@@ -98,7 +107,7 @@ impl Source {
         for (name, due) in self.due.iter_mut().filter(|(_, due)| **due <= now) {
             match node.issuing().workload(name, seconds) {
                 Ok(credentials) => {
-                    let rest = node.issuing().not_after().since(crate::certificate::Moment::now());
+                    let rest = node.issuing().not_after().since(Moment::now());
                     let life = self.lifetime.min(Duration::from_secs(u64::try_from(rest).unwrap_or(0)));
                     *due = now + renewal(life);
                     look.credentials.push(credentials);
@@ -118,6 +127,17 @@ impl Source {
     }
 }
 
+/// What there is to say of the node's own certificate, which ends at `end`.
+fn ending(end: Moment, now: Moment) -> Option<String> {
+    let text = || {
+        format!(
+            "this node's issuing certificate ends at {end}, and nothing is issued after that: make the next one with \
+             `bulkhead ca issue node`"
+        )
+    };
+    (end.since(now) < SOON).then(text)
+}
+
 /// When a certificate with this much of its life before it is issued anew: at half of it, give or take a
 /// tenth, so that many names are not due at once; near the end of the issuer's own, not without pause.
 fn renewal(life: Duration) -> Duration {
@@ -128,8 +148,18 @@ fn renewal(life: Duration) -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_what_is_issued_by_hand_is_told_two_weeks_before() {
+        let now = Moment(1_000_000_000);
+        assert_eq!(ending(now.plus(15 * 86_400), now), None);
+        let text = ending(now.plus(13 * 86_400), now).unwrap();
+        assert!(text.contains("2001-09-22") && text.contains("bulkhead ca issue node"), "{text}");
+        assert!(ending(now.plus(-1), now).is_some());
+    }
 
     #[test]
     fn renewal_is_at_half_of_life_and_not_always_at_the_same_moment() {

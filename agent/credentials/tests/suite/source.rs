@@ -86,8 +86,8 @@ fn mount(dir: &Path, version: &str, credentials: &Credentials, root: &Authority,
 #[tokio::test]
 async fn a_node_issues_what_is_wanted_and_renews_it_at_half_of_its_life() {
     let lab = Lab::new();
-    let root = RootFolder::init(&lab.path("ca"), DOMAIN, 10).unwrap();
-    root.issue_node("one", 5, &lab.path("node")).unwrap();
+    let root = RootFolder::init(&lab.path("ca"), DOMAIN, 100).unwrap();
+    root.issue_node("one", 50, &lab.path("node")).unwrap();
     let (web, db) = (name("web"), name("db"));
     let mut supply = supply(Place::Authority(lab.path("node")), 12);
     supply.want(names(&[&web]));
@@ -114,6 +114,20 @@ async fn a_node_issues_what_is_wanted_and_renews_it_at_half_of_its_life() {
 }
 
 #[tokio::test]
+async fn a_node_whose_own_certificate_ends_soon_says_so_once() {
+    let lab = Lab::new();
+    let root = RootFolder::init(&lab.path("ca"), DOMAIN, 100).unwrap();
+    root.issue_node("one", 5, &lab.path("node")).unwrap();
+    let mut supply = supply(Place::Authority(lab.path("node")), 3600);
+    bundle(&mut supply).await;
+    let text = trouble(&mut supply).await;
+    assert!(text.contains("bulkhead ca issue node"), "{text}");
+    supply.want(names(&[&name("web")]));
+    credentials(&mut supply).await;
+    assert!(tokio::time::timeout(Duration::from_millis(700), supply.next()).await.is_err(), "told twice");
+}
+
+#[tokio::test]
 async fn a_source_that_is_away_at_the_start_is_told_once_and_taken_when_it_comes() {
     let lab = Lab::new();
     let mut supply = supply(Place::Authority(lab.path("node")), 3600);
@@ -121,8 +135,8 @@ async fn a_source_that_is_away_at_the_start_is_told_once_and_taken_when_it_comes
     let text = trouble(&mut supply).await;
     assert!(text.contains("bulkhead ca"), "{text}");
     assert!(tokio::time::timeout(Duration::from_millis(700), supply.next()).await.is_err(), "told twice");
-    let root = RootFolder::init(&lab.path("ca"), DOMAIN, 10).unwrap();
-    root.issue_node("one", 5, &lab.path("elsewhere")).unwrap();
+    let root = RootFolder::init(&lab.path("ca"), DOMAIN, 100).unwrap();
+    root.issue_node("one", 50, &lab.path("elsewhere")).unwrap();
     std::fs::rename(lab.path("elsewhere"), lab.path("node")).unwrap();
     bundle(&mut supply).await;
     credentials(&mut supply).await;
@@ -131,9 +145,9 @@ async fn a_source_that_is_away_at_the_start_is_told_once_and_taken_when_it_comes
 #[tokio::test]
 async fn a_revocation_and_a_new_intermediate_are_seen_within_a_second() {
     let lab = Lab::new();
-    let root = RootFolder::init(&lab.path("ca"), DOMAIN, 10).unwrap();
+    let root = RootFolder::init(&lab.path("ca"), DOMAIN, 100).unwrap();
     let entry = root.issue_node("other", 5, &lab.path("other")).unwrap();
-    root.issue_node("one", 5, &lab.path("node")).unwrap();
+    root.issue_node("one", 50, &lab.path("node")).unwrap();
     let mut supply = supply(Place::Authority(lab.path("node")), 3600);
     supply.want(names(&[&name("web")]));
     assert!(bundle(&mut supply).await.lists.is_empty());
@@ -147,7 +161,7 @@ async fn a_revocation_and_a_new_intermediate_are_seen_within_a_second() {
     eprintln!("revocation seen after {took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
 
-    root.issue_node("one", 5, &lab.path("renewed")).unwrap();
+    root.issue_node("one", 50, &lab.path("renewed")).unwrap();
     for file in ["tls.key", "tls.crt"] {
         std::fs::copy(lab.path("renewed").join(file), lab.path("node").join(file)).unwrap();
     }
@@ -282,7 +296,7 @@ async fn a_certificate_whose_root_comes_later_is_taken_then() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leafs_and_roots_are_replaced_under_handshakes_and_none_fails() {
     let lab = Lab::new();
-    let mut root = RootFolder::init(&lab.path("ca"), DOMAIN, 10).unwrap();
+    let mut root = RootFolder::init(&lab.path("ca"), DOMAIN, 100).unwrap();
     let (web, db) = (name("web"), name("db"));
     let open = |node: &str| NodeFolder::open(&lab.path(node)).unwrap();
     for node in ["one-0", "two-0"] {
