@@ -8,6 +8,9 @@ use crate::{
     talk::{Flow, Talk, cuts, play},
 };
 
+mod dialogues;
+mod wrapped;
+
 const REPORT: Demand = Demand { level: Tls::Report, accept: Accept::NONE, floor: 0 };
 const CLEAR: Ruling = Ruling::Refuse(Reason::ClearText);
 const WEAK: Ruling = Ruling::Refuse(Reason::WeakEncryption);
@@ -232,89 +235,6 @@ fn what_is_met_in_its_middle_is_unknown() {
     assert_eq!(inspection.phase, Inspection::DONE);
 }
 
-/// The greeting has begun a dialogue of both, of which one end is met in the middle of its part.
-#[test]
-fn an_end_that_is_met_in_the_middle_of_a_dialogue_is_unknown() {
-    for (demand, ruling) in [(Demand::REQUIRE, UNCLASSIFIED), (REPORT, Ruling::Pass)] {
-        let mut inspection = Inspection::default();
-        inspect::demand(&mut inspection, Demand { accept: Accept::SMTP, ..demand });
-        stream::begin(&mut inspection, 1, 700);
-        let greeting: &[u8] = b"220 mail.example ESMTP\r\n";
-        assert_eq!(stream::segment(&mut inspection, 1, 700, &greeting), Ruling::Pass);
-        stream::begin_within(&mut inspection, 0, 5000);
-        let request: &[u8] = b"EHLO web\r\n";
-        assert_eq!(stream::segment(&mut inspection, 0, 5000, &request), ruling);
-        assert_ne!(inspection.flags & Inspection::FLAG_MIDSTREAM, 0);
-    }
-}
-
-#[test]
-fn nobody_goes_on_before_starttls_is_answered() {
-    for (name, flow, app) in flows::upgraded() {
-        if app == App::Mysql {
-            // Its client does not wait.
-            continue;
-        }
-        let asked = flow
-            .iter()
-            .rposition(|(sender, bytes)| {
-                *sender == 1 && bytes[0] != 0x17 && bytes[0] != 0x16 && bytes[0] != 0x14
-            })
-            .unwrap();
-        for early in [&flow[asked + 1].1[..], b"MAIL FROM:<a@b>\r\n", b"x"] {
-            let mut talk = Talk::new(Demand { accept: Accept(!Accept::UNKNOWN.0), ..Demand::REQUIRE });
-            for (sender, bytes) in &flow[..asked] {
-                assert_eq!(talk.say(*sender, bytes), Ruling::Pass, "{name}");
-            }
-            assert_eq!(talk.class(), (Class::StartTls, app), "{name}");
-            assert!(matches!(talk.say(0, early), Ruling::Refuse(_)), "{name} {early:x?}");
-        }
-        // In the same segment.
-        let (sender, question) = &flow[asked - 1];
-        assert_eq!(*sender, 0);
-        let mut talk = Talk::new(Demand { accept: Accept(!Accept::UNKNOWN.0), ..Demand::REQUIRE });
-        for (sender, bytes) in &flow[..asked - 1] {
-            assert_eq!(talk.say(*sender, bytes), Ruling::Pass, "{name}");
-        }
-        assert!(matches!(talk.say(0, &[question, &b"x"[..]].concat()), Ruling::Refuse(_)), "{name}");
-    }
-}
-
-#[test]
-fn clear_text_behind_the_answer_to_starttls_is_stopped() {
-    for (name, flow, app) in flows::upgraded() {
-        let tls = flow.len() - flows::tls().len();
-        for (sender, text) in
-            [(0, &b"MAIL FROM:<a@b>\r\n"[..]), (0, b"\x30\x0c\x02"), (1, b"250 x\r\n"), (0, b"\0\0\0\x54")]
-        {
-            let mut talk = Talk::new(Demand { accept: Accept(!Accept::UNKNOWN.0), ..Demand::REQUIRE });
-            for (sender, bytes) in &flow[..tls] {
-                assert_eq!(talk.say(*sender, bytes), Ruling::Pass, "{name}");
-            }
-            assert_eq!(talk.say(sender, &text[..1]), CLEAR, "{name}");
-            let mut talk = after(&flow[..tls].to_vec(), Demand::OFF);
-            let _ = talk.say(sender, text);
-            assert_eq!(talk.class(), (Class::Clear, app), "{name}");
-        }
-    }
-}
-
-#[test]
-fn no_other_extended_operation_passes_for_starttls() {
-    let demand = Demand { accept: Accept::LDAP, ..Demand::REQUIRE };
-    for request in [
-        &b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20038"[..],
-        b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.9466.20037",
-        b"\x30\x84\0\0\0\x21\x02\x01\x01\x77\x84\0\0\0\x18\x80\x161.3.6.1.4.1.1466.20038",
-        b"\x30\x84\0\0\0\x21\x02\x01\x01\x77\x84\0\0\0\x18\x80\x169.3.6.1.4.1.1466.20037",
-    ] {
-        assert_eq!(Talk::new(demand).say(0, request), CLEAR, "{request:x?}");
-        let mut talk = Talk::new(demand);
-        let passed = request.iter().take_while(|byte| talk.say(0, &[**byte]) == Ruling::Pass).count();
-        assert!(passed < request.len());
-    }
-}
-
 #[test]
 fn ssh_is_followed_until_it_is_encrypted() {
     let ssh = flows::encrypted().remove(5).1;
@@ -348,84 +268,6 @@ fn old_hellos_are_weak() {
     let mut hello = flows::tls().remove(0).1;
     (hello[9], hello[10]) = (3, 0);
     assert_eq!(Talk::new(Demand::REQUIRE).say(0, &hello), WEAK);
-}
-
-fn wrapped(wrap: &[(u8, &[u8])], flow: Flow) -> Flow {
-    wrap.iter().map(|(sender, bytes)| (*sender, bytes.to_vec())).chain(flow).collect()
-}
-
-const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x30\x39\x01\xbb";
-const CONNECT: &[u8] =
-    b"CONNECT db.example:443 HTTP/1.1\r\nHost: db.example:443\r\nUser-Agent: curl/8\r\n\r\n";
-
-fn wraps() -> Vec<Vec<(u8, &'static [u8])>> {
-    vec![
-        vec![(0, b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 443\r\n")],
-        vec![(0, b"PROXY TCP6 2001:db8::1 2001:DB8::2 12345 443\r\n")],
-        vec![(0, b"PROXY UNKNOWN\r\n")],
-        vec![(0, V2)],
-        vec![(0, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")],
-        vec![(0, CONNECT), (1, b"HTTP/1.1 200 Connection established\r\nVia: proxy\r\n\r\n")],
-        vec![(0, b"CONNECT a:1 HTTP/1.0\n\n"), (1, b"HTTP/1.0 200 OK\r\n\r\n")],
-    ]
-}
-
-#[test]
-fn what_wraps_a_flow_is_looked_through() {
-    for wrap in wraps() {
-        let name = format!("{:?}", String::from_utf8_lossy(wrap[0].1));
-        for (cut_name, cut) in cuts() {
-            for (inner_name, inner, class) in flows::encrypted() {
-                let flow = wrapped(&wrap, inner);
-                for demand in [Demand::OFF, Demand::REQUIRE] {
-                    let talk = play(&flow, demand, &cut);
-                    assert_eq!(
-                        (talk.refused, talk.class().0),
-                        (None, class),
-                        "{name} {inner_name} {cut_name} {demand:?}"
-                    );
-                    assert!(talk.has(Inspection::FLAG_TUNNELLED));
-                }
-            }
-        }
-        for (inner_name, inner, app) in flows::clear() {
-            let flow = wrapped(&wrap, inner);
-            let cut: crate::talk::Cut = Box::new(|_, _| false);
-            assert_eq!(play(&flow, Demand::OFF, &cut).class(), (Class::Clear, app), "{name} {inner_name}");
-            assert!(play(&flow, Demand::REQUIRE, &cut).refused.is_some(), "{name} {inner_name}");
-        }
-    }
-}
-
-#[test]
-fn a_wrapper_is_only_what_it_is() {
-    for text in [
-        &b"PROXY TCP4 secret message\r\n"[..],
-        b"PROXY SECRET",
-        b"PROXY UNKNOWN secret\r\n",
-        b"CONNECT {\"user\":\"a\"}\r\n",
-    ] {
-        assert_eq!(Talk::new(Demand::REQUIRE).say(0, text), CLEAR, "{:?}", String::from_utf8_lossy(text));
-    }
-    let mut long = b"PROXY TCP4 ".to_vec();
-    long.resize(200, b'1');
-    assert_eq!(Talk::new(Demand::REQUIRE).say(0, &long), CLEAR);
-    assert_eq!(Talk::new(Demand::REQUIRE).say(0, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"), CLEAR);
-    let mut long = b"CONNECT a:1 HTTP/1.1\r\nX: ".to_vec();
-    long.resize(5000, b'x');
-    assert_eq!(Talk::new(Demand::REQUIRE).say(0, &long), CLEAR);
-    // A proxy that denies is HTTP in clear.
-    let mut talk = Talk::new(Demand::REQUIRE);
-    assert_eq!(talk.say(0, CONNECT), Ruling::Pass);
-    assert_eq!(talk.say(1, b"HTTP/1.1 407 Proxy Authentication Required\r\n"), CLEAR);
-    let mut talk = Talk::new(Demand::OFF);
-    let _ = talk.say(0, CONNECT);
-    let _ = talk.say(1, b"HTTP/1.1 407 Proxy Authentication Required\r\n");
-    assert_eq!(talk.class(), (Class::Clear, App::Http1));
-    // Once.
-    let mut talk = Talk::new(Demand::REQUIRE);
-    assert_eq!(talk.say(0, b"PROXY UNKNOWN\r\n"), Ruling::Pass);
-    assert_eq!(talk.say(0, b"PROXY UNKNOWN\r\n"), CLEAR);
 }
 
 #[test]
