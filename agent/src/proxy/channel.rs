@@ -17,6 +17,7 @@ use rustix::net::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::unix::AsyncFd;
+use zeroize::Zeroizing;
 
 /// Longest message in bytes: what a socket's buffer takes by default (`net.core.wmem_default`), with room.
 pub const LONGEST: usize = 128 * 1024;
@@ -46,7 +47,7 @@ impl Channel {
     /// Sends a message, and `descriptors` with it; waits while the other end is behind. EMSGSIZE for a
     /// message of more than [`LONGEST`] bytes or more than [`MOST_DESCRIPTORS`] descriptors.
     pub async fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
+        let bytes = encode(message)?;
         if bytes.len() > LONGEST || descriptors.len() > MOST_DESCRIPTORS {
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
@@ -90,7 +91,7 @@ pub fn send_now(
     message: &impl Serialize,
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    push(socket, &serde_json::to_vec(message)?, descriptors)
+    push(socket, &encode(message)?, descriptors)
 }
 
 /// The next message, without a runtime; TIMEDOUT if none comes within `patience`.
@@ -109,6 +110,13 @@ pub fn receive_within<M: DeserializeOwned>(
     }
 }
 
+/// Keys may be among it: the buffer never grows, which would leave a copy behind, and is wiped.
+fn encode(message: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST));
+    serde_json::to_writer(&mut *bytes, message)?;
+    Ok(bytes)
+}
+
 fn push(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
@@ -120,12 +128,13 @@ fn push(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-fn pull(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; LONGEST];
+fn pull(socket: BorrowedFd<'_>) -> io::Result<Option<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)>> {
+    let mut bytes = Zeroizing::new(vec![0; LONGEST]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
-    let came = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut beside, flags)?;
+    let came =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes.as_mut_slice())], &mut beside, flags)?;
     let mut descriptors = Vec::new();
     for message in beside.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

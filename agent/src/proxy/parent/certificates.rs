@@ -149,7 +149,6 @@ impl Certificates {
                 Some(Order::Bundle(Box::new(bundle)))
             }
             Event::Credentials(credentials) => {
-                self.trouble = None;
                 tracing::info!(name = %credentials.name, "a certificate is shown from now on");
                 self.held.insert(credentials.name.clone(), credentials.clone());
                 Some(Order::Credentials(Box::new(credentials)))
