@@ -15,6 +15,7 @@ mod toy;
 use bulkhead_abi::{RoleKind, SocketRole};
 use bulkhead_sys::netns::NetNs;
 use bulkhead_sys::stream;
+use bulkhead_tests::harness::packet::{Ip, Tcp, flags};
 use bulkhead_tests::harness::{Agent, Cgroup, Dial, Errno, Kind, Peer, Serve, wait_until};
 use bulkhead_tests::require_agent;
 
@@ -126,6 +127,23 @@ fn sockets_that_are_older_than_the_programs_go_nowhere() {
     counted(&agents[0], &before, "deny", "outside-proxy");
     lab.nobody_came(&listener);
     assert!(toys[0].turned().is_empty());
+}
+
+#[test]
+fn packets_of_ones_own_making_go_nowhere() {
+    require_agent!();
+    let lab = Lab::two_nodes();
+    let agents = lab.agents(MUTUAL);
+    let _toys = lab.toys(&agents);
+    let listener = lab.listen(SERVERS[0]);
+    let raw = lab.client.raw(false).unwrap();
+    let before = agents[0].counters().unwrap();
+    let syn =
+        Ip::new("10.77.0.1", "10.77.0.2").tcp(4321, 7000, Tcp { flags: flags::SYN, ..Tcp::default() }, b"");
+    // The kernel may tell the sender.
+    let _ = lab.client.send(&raw, &syn, Some(at("10.77.0.2:0")));
+    counted(&agents[0], &before, "deny", "outside-proxy");
+    lab.nobody_came(&listener);
 }
 
 #[test]
