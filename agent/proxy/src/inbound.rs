@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bulkhead_credentials::{HandshakeError, Peer, Usage};
 use bytes::Bytes;
@@ -21,8 +21,14 @@ use crate::keepalive;
 use crate::node::{Edge, Node, Place};
 use crate::proxy::Shared;
 use crate::relay::{self, Stream};
-use crate::socket;
+use crate::socket::{self, Wire};
 use crate::watch::{self, Watch};
+
+/// A peer that is no longer believed opens nothing more; what it has open ends by itself, each with its
+/// reason, and the tunnel after so long.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Not within the life of a tunnel.
+const FAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// A tunnel, and what its connections have in common.
 struct Tunnel<N> {
@@ -61,7 +67,7 @@ async fn shake_hands<N: Node>(
     place: Place,
     local: SocketAddr,
     stream: TcpStream,
-) -> Result<(Connection<TlsStream<TcpStream>, Bytes>, Arc<Peer>), Refusal> {
+) -> Result<(Connection<TlsStream<Wire>, Bytes>, Arc<Peer>), Refusal> {
     let settings = &shared.settings;
     let shaken = async {
         let own = shared.node.name_of(place, local.ip()).await;
@@ -72,7 +78,7 @@ async fn shake_hands<N: Node>(
             )
         })?;
         let tls = TlsAcceptor::from(shared.keeper.server(&own)?)
-            .accept(stream)
+            .accept(socket::wire(stream))
             .await
             .map_err(|error| HandshakeError::from_io(&error))?;
         let peer = shared.keeper.peer(tls.get_ref().1.peer_certificates(), Usage::Client, None)?;
@@ -96,17 +102,20 @@ async fn shake_hands<N: Node>(
 impl<N: Node> Tunnel<N> {
     async fn serve(
         self: Arc<Self>,
-        mut connection: Connection<TlsStream<TcpStream>, Bytes>,
+        mut connection: Connection<TlsStream<Wire>, Bytes>,
         mut certificates: watch_of::Receiver<u64>,
     ) {
         let settings = &self.shared.settings;
         let mut drain = self.shared.drain.subscribe();
         let mut draining = false;
         let silent = keepalive::until_silent(connection.ping_pong(), settings.ping, settings.pong);
-        tokio::pin!(silent);
+        let mut believed = true;
+        let cut = tokio::time::sleep(FAR);
+        tokio::pin!(silent, cut);
         loop {
             tokio::select! {
                 request = connection.accept() => match request {
+                    Some(Ok((_, mut respond))) if !believed => respond.send_reset(h2::Reason::REFUSED_STREAM),
                     Some(Ok((request, respond))) => {
                         tokio::spawn(Arc::clone(&self).connection(request, respond));
                     }
@@ -120,11 +129,16 @@ impl<N: Node> Tunnel<N> {
                     draining = true;
                     connection.graceful_shutdown();
                 }
-                Ok(()) = certificates.changed() => {
+                Ok(()) = certificates.changed(), if believed => {
                     if let Err(error) = self.shared.keeper.recheck(&self.peer) {
                         tracing::info!(client = %self.client, peer = %self.peer.facts.name, %error, "a tunnel is ended");
-                        connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                        believed = false;
+                        cut.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
                     }
+                }
+                () = &mut cut, if !believed => {
+                    connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                    cut.as_mut().reset(tokio::time::Instant::now() + FAR);
                 }
                 () = &mut silent => return,
             }

@@ -5,7 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use tokio::io::BufReader;
 use tokio::net::{TcpSocket, TcpStream};
+
+/// Bytes that are read from a tunnel at once. rustls alone asks for 4 KiB at a time.
+const READ: usize = 64 << 10;
+
+/// A tunnel's TCP connection: read in large pieces, written as it comes.
+pub(crate) type Wire = BufReader<TcpStream>;
+
+/// Ready for TLS.
+pub(crate) fn wire(stream: TcpStream) -> Wire {
+    BufReader::with_capacity(READ, stream)
+}
 
 /// Connects a socket of the node's, from `bound` if that is said.
 pub(crate) async fn connect(

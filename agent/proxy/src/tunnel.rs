@@ -11,7 +11,6 @@ use h2::client::{Connection, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode, Version};
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -21,7 +20,7 @@ use crate::keepalive;
 use crate::node::{Mark, Node, Place};
 use crate::relay::Stream;
 use crate::settings::Settings;
-use crate::socket;
+use crate::socket::{self, Wire};
 
 /// Longest text of the other proxy that is quoted, in bytes.
 const QUOTED: usize = 512;
@@ -107,7 +106,7 @@ impl Tunnel {
         keeper: &Keeper,
         settings: &Settings,
         route: &Route,
-    ) -> Result<(Connection<TlsStream<TcpStream>>, SendRequest<Bytes>, Arc<Peer>), Refusal> {
+    ) -> Result<(Connection<TlsStream<Wire>>, SendRequest<Bytes>, Arc<Peer>), Refusal> {
         let config = keeper.client(&route.own)?;
         let at = SocketAddr::new(route.to, settings.tunnel_port);
         let made = node.tunnel_socket(route.place, route.from, route.mark).await;
@@ -124,7 +123,8 @@ impl Tunnel {
                 ),
             )
         })?;
-        let shaken = TlsConnector::from(config).connect(ServerName::IpAddress(route.to.into()), stream);
+        let shaken =
+            TlsConnector::from(config).connect(ServerName::IpAddress(route.to.into()), socket::wire(stream));
         let tls = tokio::time::timeout(settings.handshake, shaken)
             .await
             .map_err(|_| slow(at))?
@@ -254,7 +254,7 @@ async fn refused(
 }
 
 /// Drives a connection until it ends; why, if it did not end well.
-async fn drive(mut connection: Connection<TlsStream<TcpStream>>, settings: &Settings) -> Option<Refusal> {
+async fn drive(mut connection: Connection<TlsStream<Wire>>, settings: &Settings) -> Option<Refusal> {
     let pings = connection.ping_pong();
     tokio::select! {
         ended = connection => ended.err().map(|error| end::http2(&error)),
