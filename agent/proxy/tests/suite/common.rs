@@ -71,14 +71,23 @@ impl Authority {
         }
     }
 
+    /// A folder with `tls.crt`, `tls.key` and `ca.crt` of `account`.
+    pub fn files(&self, account: &str) -> TempDir {
+        let within = tempfile::tempdir().unwrap();
+        let out = within.path().join("out");
+        self.root.issue_workload(&name(account), 1, &out).unwrap();
+        for file in ["tls.crt", "tls.key", "ca.crt"] {
+            std::fs::rename(out.join(file), within.path().join(file)).unwrap();
+        }
+        within
+    }
+
     /// A keeper that shows `account`, and believes this authority.
     pub fn keeper(&self, account: &str) -> Keeper {
-        let out = tempfile::tempdir().unwrap();
-        let out = out.path().join("out");
-        self.root.issue_workload(&name(account), 1, &out).unwrap();
+        let out = self.files(account);
         let keeper = Keeper::new();
         keeper.believe(self.bundle()).unwrap();
-        let read = |file: &str| std::fs::read(out.join(file)).unwrap();
+        let read = |file: &str| std::fs::read(out.path().join(file)).unwrap();
         let credentials = Credentials {
             name: name(account),
             chain: certificates_from_pem(&read("tls.crt")).unwrap(),

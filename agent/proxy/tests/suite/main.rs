@@ -14,3 +14,4 @@ mod limits;
 mod live;
 mod pool;
 mod refuse;
+mod strangers;
