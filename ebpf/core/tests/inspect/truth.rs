@@ -72,8 +72,11 @@ proptest! {
 
     #[test]
     fn random_bytes_are_nothing(opener in prop::array::uniform20(any::<u8>()), receiver in prop::array::uniform20(any::<u8>()), first in 0..2u8) {
-        let mut talk = Talk::new(Demand::OFF);
         let both = [&opener[..], &receiver[..]];
+        // Sixteen bytes of text are text, and once in a million times what is random is.
+        let is_text = |bytes: &&[u8]| bytes.iter().take(16).all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'));
+        prop_assume!(!both.iter().any(is_text));
+        let mut talk = Talk::new(Demand::OFF);
         let _ = talk.say(first, both[usize::from(first)]);
         let _ = talk.say(1 - first, both[usize::from(1 - first)]);
         prop_assert_eq!(talk.class().0, Class::Unknown);
