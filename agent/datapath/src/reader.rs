@@ -165,9 +165,8 @@ impl Reader {
             })
             .filter(|info| {
                 info.map_ids().ok().flatten().is_some_and(|ids| {
-                    ids.iter().any(|id| {
-                        [socket_flows, counters, listeners, owners, interfaces, roles].contains(id)
-                    })
+                    ids.iter()
+                        .any(|id| [socket_flows, counters, listeners, owners, interfaces, roles].contains(id))
                 })
             })
             .map(|info| ProgramStats {

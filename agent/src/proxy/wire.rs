@@ -202,7 +202,7 @@ pub enum Answer {
         expected: Vec<SpiffeId>,
         /// For the books.
         edge: Edge,
-        /// Oldest that the connection may become, in seconds.
+        /// How long the connection may outlive its certificates, in seconds; as it likes if nothing is said.
         max_age: Option<u64>,
     },
     /// It may come in.
@@ -211,7 +211,7 @@ pub enum Answer {
         edge: Edge,
         /// For the socket of the last hop.
         mark: Mark,
-        /// Oldest that the connection may become, in seconds.
+        /// How long the connection may outlive its certificates, in seconds; as it likes if nothing is said.
         max_age: Option<u64>,
     },
     /// The name, if it has one.
@@ -343,6 +343,8 @@ pub mod reason {
     pub const NOT_TURNED: &str = "not-turned";
     /// No rule lets it.
     pub const DENIED: &str = "denied";
+    /// A `[[deny]]` names it.
+    pub const DENIED_BY_RULE: &str = "denied-by-rule";
     /// The peer's name belongs to no zone.
     pub const UNKNOWN_NAME: &str = "unknown-name";
     /// A rule lets it, but none with `tls = "mutual"`.
@@ -353,6 +355,6 @@ pub mod reason {
     pub const NO_PLACE: &str = "no-such-namespace";
 
     /// All of them.
-    pub const ALL: [&str; 7] =
-        [NO_AGENT, NOT_TURNED, DENIED, UNKNOWN_NAME, NOT_MUTUAL, NO_CERTIFICATE, NO_PLACE];
+    pub const ALL: [&str; 8] =
+        [NO_AGENT, NOT_TURNED, DENIED, DENIED_BY_RULE, UNKNOWN_NAME, NOT_MUTUAL, NO_CERTIFICATE, NO_PLACE];
 }

@@ -43,8 +43,8 @@ impl<'a> Judge<'a> {
             Question::Outbound { from, to, destination } => {
                 self.outbound(access, Identity(*from), Identity(*to), *destination)
             }
-            Question::Inbound { place, peer, destination, .. } => {
-                self.inbound(access, *place, peer, *destination)
+            Question::Inbound { place, peer, from, destination } => {
+                self.inbound(access, *place, peer, *from, *destination)
             }
             Question::NameOf { place, address } => {
                 Answer::Name { name: access.name_of(&self.zones(self.owner(*place, *address))) }
@@ -81,7 +81,14 @@ impl<'a> Judge<'a> {
         Answer::Outbound { own, expected, edge, max_age: seconds(&judged) }
     }
 
-    fn inbound(&self, access: &Access<'_>, place: u64, peer: &SpiffeId, destination: SocketAddr) -> Answer {
+    fn inbound(
+        &self,
+        access: &Access<'_>,
+        place: u64,
+        peer: &SpiffeId,
+        from: IpAddr,
+        destination: SocketAddr,
+    ) -> Answer {
         let to = self.receiver(place, destination);
         let (source, target) = (access.zones_of_name(peer), self.zones(to));
         let port = destination.port();
@@ -96,6 +103,17 @@ impl<'a> Judge<'a> {
         }
         if let Some(answer) = not_mutual(&judged, &edge, story) {
             return answer;
+        }
+        // What a name may, an address may still be denied: a deny beats every allow, whoever it names.
+        let policy = Policy::live(self.reader);
+        let at = self.zones(endpoint::resolve(&policy, &Workload::UNKNOWN, &from_ip(from)));
+        let both: Zones = source.union(&at).cloned().collect();
+        let strict = access.judge(&both, &target, port, Sides::Ingress);
+        if !strict.passes() && strict.reason == Reason::DenyRule {
+            let hint = access.hint(&both, &target, port, Sides::Ingress);
+            let text = format!("peer {peer} comes from {from}, and is {hint}");
+            let edge = self.edge(&source, &target, &strict);
+            return denied(reason::DENIED_BY_RULE, text, Some(edge));
         }
         let image = self.snapshot.image.as_deref();
         let zones: Vec<_> = source.iter().cloned().collect();
@@ -142,7 +160,7 @@ impl<'a> Judge<'a> {
 /// The answer where a connection may not be, or may be without a proxy.
 fn not_mutual(judged: &Judged, edge: &Edge, story: impl FnOnce() -> String) -> Option<Answer> {
     if !judged.passes() {
-        let reason = if judged.reason == Reason::DenyRule { "denied-by-rule" } else { reason::DENIED };
+        let reason = if judged.reason == Reason::DenyRule { reason::DENIED_BY_RULE } else { reason::DENIED };
         return Some(denied(reason, story(), Some(edge.clone())));
     }
     if judged.level() != Tls::Mutual {
