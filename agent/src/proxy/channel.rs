@@ -128,7 +128,7 @@ fn push(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-fn pull(socket: BorrowedFd<'_>) -> io::Result<Option<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)>> {
+fn pull(socket: BorrowedFd<'_>) -> io::Result<Received<Zeroizing<Vec<u8>>>> {
     let mut bytes = Zeroizing::new(vec![0; LONGEST]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);

@@ -354,10 +354,11 @@ impl State {
     async fn answer(&mut self, channel: &Channel, id: u64, question: Question) -> io::Result<()> {
         if let Question::Sockets { place, bound, ipv6, mark, count } = question {
             let found = self.sources.places.watch().borrow().get(&place).cloned();
-            let made = sockets::make(place, found.as_ref(), bound, ipv6, mark, count, &self.sources.reader);
+            let wanted = sockets::Wanted { bound, ipv6, mark, count };
+            let made = sockets::make(place, found.as_ref(), &wanted, &self.sources.reader);
             let (answer, made) = match made {
                 Ok(made) => (Answer::Sockets, made),
-                Err(denied) => (denied, Vec::new()),
+                Err(error) => (sockets::denied(place, &error), Vec::new()),
             };
             let descriptors: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
             return channel.send(&Order::Answer { id, answer }, &descriptors).await;
@@ -423,7 +424,7 @@ fn enter(cookie: u64, pid: u32) -> io::Result<NetNs> {
 }
 
 /// Whether a place is one that is known.
-fn known<'a>(place: u64, found: Option<&'a Place>) -> io::Result<&'a Place> {
+fn known(place: u64, found: Option<&Place>) -> io::Result<&Place> {
     found.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, format!("no workload lives in namespace {place}"))
     })

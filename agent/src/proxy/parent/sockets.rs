@@ -21,36 +21,39 @@ pub(super) const MARKING: Marking = Marking { mark: 0x1508, table: 15008, priori
 /// Most sockets in one answer.
 const MOST: u8 = 32;
 
-/// `count` sockets in `place`: bound to an address, for tunnels, or unbound and transparent, for last hops.
+/// Which sockets.
+pub(super) struct Wanted {
+    /// The address to bind to, for tunnels; none for last hops, which are transparent.
+    pub(super) bound: Option<IpAddr>,
+    pub(super) ipv6: bool,
+    pub(super) mark: Mark,
+    pub(super) count: u8,
+}
+
+/// Sockets in `place`.
 pub(super) fn make(
     place: u64,
     found: Option<&Place>,
-    bound: Option<IpAddr>,
-    ipv6: bool,
-    mark: Mark,
-    count: u8,
+    wanted: &Wanted,
     reader: &Reader,
-) -> Result<Vec<OwnedFd>, Answer> {
-    let one = |kind| one(kind, bound, ipv6, mark, reader);
-    let kind = if bound.is_some() { RoleKind::TunnelOut } else { RoleKind::LastHop };
-    let make = || -> io::Result<Vec<OwnedFd>> {
-        let ns = super::enter(place, super::known(place, found)?.pid)?;
-        ns.run(|| (0..count.clamp(1, MOST)).map(|_| one(kind)).collect()).map_err(io::Error::other)?
-    };
-    make().map_err(|error| Answer::Denied {
+) -> io::Result<Vec<OwnedFd>> {
+    let ns = super::enter(place, super::known(place, found)?.pid)?;
+    let all = 0..wanted.count.clamp(1, MOST);
+    ns.run(|| all.map(|_| one(wanted, reader)).collect()).map_err(io::Error::other)?
+}
+
+/// Why there are none.
+pub(super) fn denied(place: u64, error: &io::Error) -> Answer {
+    Answer::Denied {
         reason: reason::NO_PLACE.to_owned(),
         text: format!("no socket can be had in network namespace {place}: {error}; has its workload ended?"),
         edge: None,
-    })
+    }
 }
 
-fn one(
-    kind: RoleKind,
-    bound: Option<IpAddr>,
-    ipv6: bool,
-    mark: Mark,
-    reader: &Reader,
-) -> io::Result<OwnedFd> {
+fn one(wanted: &Wanted, reader: &Reader) -> io::Result<OwnedFd> {
+    let Wanted { bound, ipv6, mark, .. } = *wanted;
+    let kind = if bound.is_some() { RoleKind::TunnelOut } else { RoleKind::LastHop };
     let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
