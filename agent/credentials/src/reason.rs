@@ -253,7 +253,10 @@ impl HandshakeError {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>());
         match inner {
             Some(tls) => Self::from_tls(tls),
-            None => Self { reason: Reason::Closed, text: format!("the connection ended: {error}") },
+            None => match alert_by_words(&error.to_string()) {
+                Some(alert) => Self::from_tls(&alert),
+                None => Self { reason: Reason::Closed, text: format!("the connection ended: {error}") },
+            },
         }
     }
 
@@ -267,6 +270,11 @@ impl HandshakeError {
         let (reason, text) = read_tls(error);
         Self { reason, text }
     }
+}
+
+/// The alert that these are rustls' words for: HTTP/2 (h2) keeps of an error that went through it no more.
+fn alert_by_words(text: &str) -> Option<Tls> {
+    (0..=u8::MAX).map(|code| Tls::AlertReceived(code.into())).find(|alert| alert.to_string() == text)
 }
 
 fn read_tls(error: &Tls) -> (Reason, String) {
