@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bulkhead_credentials::{HandshakeError, PeerError, Unavailable};
+use bulkhead_credentials::{HandshakeError, PeerError, Reason, Unavailable};
 
 use crate::node::Denied;
 
@@ -115,6 +115,15 @@ impl From<HandshakeError> for Refusal {
     fn from(error: HandshakeError) -> Self {
         Self { reason: error.reason.as_str(), text: error.text }
     }
+}
+
+/// Whether both ends have agreed on HTTP/2; rustls lets a peer pass that names no protocol at all.
+pub(crate) fn speaks_http2(agreed: Option<&[u8]>) -> Result<(), Refusal> {
+    if agreed == Some(b"h2") {
+        return Ok(());
+    }
+    let text = "the peer does not agree on HTTP/2 (ALPN h2): is it an HBONE peer?";
+    Err(Refusal::new(Reason::NoHttp2.as_str(), text))
 }
 
 /// What an HTTP/2 error says, with what is below it.

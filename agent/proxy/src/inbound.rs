@@ -81,6 +81,7 @@ async fn shake_hands<N: Node>(
             .accept(socket::wire(stream))
             .await
             .map_err(|error| HandshakeError::from_io(&error))?;
+        end::speaks_http2(tls.get_ref().1.alpn_protocol())?;
         let peer = shared.keeper.peer(tls.get_ref().1.peer_certificates(), Usage::Client, None)?;
         let connection = h2::server::Builder::new()
             .initial_window_size(settings.stream_window)

@@ -129,6 +129,7 @@ impl Tunnel {
             .await
             .map_err(|_| slow(at))?
             .map_err(|error| Refusal::from(HandshakeError::from_io(&error)).at(at))?;
+        end::speaks_http2(tls.get_ref().1.alpn_protocol()).map_err(|refusal| refusal.at(at))?;
         let chain = tls.get_ref().1.peer_certificates();
         let peer = keeper.peer(chain, Usage::Server, Some(&route.expected)).map_err(Refusal::from)?;
         let handshake = h2::client::Builder::new()

@@ -51,7 +51,7 @@ impl Watch {
         loop {
             tokio::select! {
                 biased;
-                end = &mut relay => return end,
+                end = &mut relay => return self.named(end),
                 () = raised(&mut self.stop) => {
                     return End::new(Outcome::Drained, "the proxy was stopped");
                 }
@@ -70,6 +70,14 @@ impl Watch {
                     return End::new(Outcome::TooOld, text);
                 }
             }
+        }
+    }
+
+    /// A tunnel that is ended over its certificate is lost to its connections before they look themselves.
+    fn named(&self, end: End) -> End {
+        match self.keeper.recheck(&self.peer) {
+            Err(error) if end.outcome == Outcome::TunnelLost => End::new(Outcome::Revoked, error.to_string()),
+            _ => end,
         }
     }
 
