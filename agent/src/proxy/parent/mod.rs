@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_credentials::Reason;
 use bulkhead_detect::findings::{Edge, Observation};
@@ -43,6 +43,8 @@ use listeners::Listeners;
 const TICK: Duration = Duration::from_millis(50);
 /// Time between two attempts to reach the proxy.
 const RETRY: Duration = Duration::from_millis(50);
+/// How long nobody may answer at all before the listeners are closed: well below a second.
+const GIVE_UP: Duration = Duration::from_millis(500);
 /// How long a proxy is given to say hello.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -144,8 +146,13 @@ impl State {
 
     async fn live(&mut self) {
         let mut ever = false;
+        let mut alone = Instant::now();
         loop {
             let Some(socket) = start::connect(&self.path) else {
+                // No keeper either: nobody serves who waits in the listeners' queues.
+                if alone.elapsed() > GIVE_UP {
+                    self.close();
+                }
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
@@ -168,8 +175,22 @@ impl State {
                 Err(error) => tracing::debug!(%error, "the proxy does not talk yet"),
             }
             ever = true;
+            alone = Instant::now();
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Closes the listeners, until there is a proxy again: who waits there is reset, and whoever comes is
+    /// refused by the kernel at once.
+    fn close(&mut self) {
+        if self.listeners.each().next().is_none() {
+            return;
+        }
+        tracing::error!(
+            "proxy and keeper are gone: connections under tls = \"mutual\" are refused until the agent is started again"
+        );
+        self.listeners = Listeners::default();
+        self.publish();
     }
 
     /// Until the proxy goes.
