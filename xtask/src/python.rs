@@ -1,5 +1,5 @@
-//! A Python of the project's own, with the few packages that tests speak SMTP, QUIC and post-quantum TLS
-//! with.
+//! A Python of the project's own, with the few packages that tests speak SMTP, QUIC, HTTP/2, gRPC,
+//! WebSocket and post-quantum TLS with.
 //!
 //! It is a virtual environment in the tools folder: nothing is installed into the machine's Python. The
 //! versions are fixed, so that a test that fails today did not pass because of another version yesterday.
@@ -16,8 +16,15 @@ use crate::workspace::Workspace;
 
 /// What is installed. pyOpenSSL takes OpenSSL from `cryptography`, which brings a newer one than Debian 12:
 /// it offers X25519MLKEM768.
-const PACKAGES: [&str; 4] =
-    ["aioquic==1.7.2", "aiosmtpd==1.4.6", "cryptography==50.0.2", "pyOpenSSL==26.4.0"];
+const PACKAGES: [&str; 7] = [
+    "aioquic==1.7.2",
+    "aiosmtpd==1.4.6",
+    "cryptography==50.0.2",
+    "grpcio==1.85.1",
+    "h2==4.4.1",
+    "pyOpenSSL==26.4.0",
+    "websockets==17.4",
+];
 
 /// The interpreter, with everything that it needs.
 pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
@@ -38,7 +45,8 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathB
 }
 
 fn works(python: &Path) -> bool {
-    process::ask(Command::new(python).args(["-c", "import aioquic, aiosmtpd, OpenSSL"])).is_some()
+    process::ask(Command::new(python).args(["-c", "import aioquic, aiosmtpd, grpc, h2, OpenSSL, websockets"]))
+        .is_some()
 }
 
 fn install(folder: &Path, python: &Path) -> Result<()> {

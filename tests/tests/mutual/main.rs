@@ -1,0 +1,34 @@
+//! Mutual TLS from end to end: programs that have none, two agents that have, and a wire between them.
+//!
+//! * [`programs`]: real programs, and what they and a capture of the wire see.
+//! * [`refusals`]: peers that cannot prove who they are, or may not, and ways around the proxy.
+//! * [`outages`]: agents and proxies that die under load, and certificates that are replaced under it.
+//!
+//! `lab` has the nodes, `wire` the capture, `storm` many connections, `peers` what is spoken to the tunnel's
+//! port.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod lab;
+mod outages;
+mod peers;
+mod programs;
+mod refusals;
+mod storm;
+mod wire;
+
+/// Leaves the test when a program that it needs is not there: SKIPPED on a developer's machine, failed in
+/// CI.
+#[macro_export]
+macro_rules! require_python {
+    () => {
+        bulkhead_tests::require_agent!();
+        if std::env::var_os("BULKHEAD_PYTHON").is_none() {
+            assert!(
+                !bulkhead_tests::harness::must_run(),
+                "BULKHEAD_PYTHON is not set, and CI=true says that this must run"
+            );
+            eprintln!("SKIPPED: this test needs other programs: run `cargo xtask test`");
+            return;
+        }
+    };
+}

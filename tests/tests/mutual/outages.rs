@@ -1,0 +1,204 @@
+//! Agents, keepers and proxies that die under load, and certificates that are replaced under it.
+//!
+//! What is counted here is what the table in docs/proxy.md says.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use bulkhead_tests::harness::{Agent, Dial, Program, wait_until};
+use rustix::process::{Pid, Signal};
+
+use crate::lab::{DB, DB6, Lab, SOON, at, certificates, proxy};
+use crate::require_python;
+use crate::storm::{self, MARKER, Storm};
+use crate::wire::Capture;
+
+const ECHO: u16 = 7000;
+/// Connections in each storm, at least.
+const COUNT: u32 = 1_000;
+/// A storm lasts at least this long, so that it is there before, during and after.
+const LASTS: Duration = Duration::from_secs(8);
+
+/// A node in the middle of a storm.
+struct Scene {
+    lab: Lab,
+    _server: Program,
+    capture: Capture,
+    storm: Program,
+}
+
+impl Scene {
+    fn begin() -> Scene {
+        let lab = Lab::two_nodes();
+        let server = storm::serve(&lab);
+        lab.db.tcp_echo(at(DB, ECHO)).unwrap();
+        lab.db.tcp_echo(at(DB6, ECHO)).unwrap();
+        let capture = Capture::new(lab.web_ns());
+        let storm = lab.begin(&storm::ask(DB, COUNT, 4, LASTS));
+        let scene = Scene { lab, _server: server, capture, storm };
+        // It is under way.
+        Lab::wait_metric(scene.lab.far(), &["bulkhead_proxy_connections_total", "inbound"]);
+        scene
+    }
+
+    /// Waits for the storm's end; everything ended in time, and nothing was ever in clear.
+    fn end(self, what: &str) -> Storm {
+        let storm = Storm::read(&self.storm.wait_ended(SOON).unwrap());
+        eprintln!("{what}: {storm:?}");
+        storm.ended_in_time();
+        assert!(storm.answered() > 0 && storm.answered() + storm.refused() >= u64::from(COUNT), "{storm:?}");
+        self.capture.end().is_mutual_tls_only(&[MARKER]);
+        storm
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// The process that serves.
+fn child(agent: &Agent) -> u32 {
+    proxy(agent).pid.expect("a proxy serves")
+}
+
+/// The process that starts it again.
+fn keeper(child: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    parent.trim().parse().unwrap()
+}
+
+/// How long until connections are answered again.
+fn back(lab: &Lab) -> Duration {
+    let begun = Instant::now();
+    let dial = Dial::tcp(at(DB, ECHO)).within(Duration::from_secs(5));
+    wait_until(SOON, "connections are answered again", || {
+        lab.web.connect(&dial).and_then(|socket| lab.web.exchange(&socket, 1, Duration::from_secs(5))).is_ok()
+    })
+    .unwrap();
+    begun.elapsed()
+}
+
+#[test]
+fn a_proxy_that_dies_is_back_within_a_second() {
+    require_python!();
+    let scene = Scene::begin();
+    let mut times = Vec::new();
+    for agent in [scene.lab.near(), scene.lab.far(), scene.lab.near()] {
+        let before = child(agent);
+        kill(before);
+        times.push(back(&scene.lab));
+        wait_until(SOON, "another proxy serves", || proxy(agent).pid.is_some_and(|pid| pid != before))
+            .unwrap();
+    }
+    eprintln!("back after {times:?}");
+    assert!(times.iter().min().unwrap() < &Duration::from_secs(1), "never back within a second: {times:?}");
+    assert_eq!((proxy(scene.lab.near()).lost, proxy(scene.lab.far()).lost), (2, 1));
+    scene.end("proxies killed three times");
+}
+
+#[test]
+fn connections_survive_the_agent() {
+    require_python!();
+    let mut scene = Scene::begin();
+    let streams: Vec<_> = [DB, DB6]
+        .map(|address| scene.lab.web.connect(&Dial::tcp(at(address, ECHO))).unwrap())
+        .into_iter()
+        .map(|socket| scene.lab.web.begin_stream(&socket, LASTS, Duration::from_secs(20)))
+        .collect();
+    let children = [child(scene.lab.near()), child(scene.lab.far())];
+    for agent in [0, 1] {
+        scene.lab.agents[agent].kill9().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        scene.lab.agents[agent].restart().unwrap();
+    }
+    scene.lab.wait_ready().unwrap();
+    eprintln!("back after {:?}", back(&scene.lab));
+    assert_eq!([child(scene.lab.near()), child(scene.lab.far())], children, "the proxies went on");
+    for stream in streams {
+        let streamed = stream.wait().expect("a live connection goes on, byte by byte");
+        eprintln!("{streamed:?}");
+        assert!(streamed.bytes > 0);
+    }
+    scene.end("both agents killed and started again");
+}
+
+#[test]
+fn agent_and_proxy_may_die_together() {
+    require_python!();
+    let mut scene = Scene::begin();
+    let proxies = [child(scene.lab.near()), child(scene.lab.far())];
+    for agent in [0, 1] {
+        scene.lab.agents[agent].kill9().unwrap();
+        kill(proxies[agent]);
+        scene.lab.agents[agent].restart().unwrap();
+    }
+    scene.lab.wait_ready().unwrap();
+    eprintln!("back after {:?}", back(&scene.lab));
+    scene.end("agents and proxies killed");
+}
+
+/// Nobody starts a proxy again but its keeper and the next agent: until then its edges are closed.
+#[test]
+fn without_keeper_and_proxy_edges_are_closed_until_the_agent_is_started_again() {
+    require_python!();
+    let mut scene = Scene::begin();
+    let proxy = child(scene.lab.near());
+    kill(keeper(proxy));
+    kill(proxy);
+    let refused = || {
+        let dial = Dial::tcp(at(DB, ECHO)).within(Duration::from_secs(5));
+        let asked = scene.lab.web.connect(&dial);
+        asked.and_then(|socket| scene.lab.web.exchange(&socket, 1, Duration::from_secs(5))).is_err()
+    };
+    wait_until(SOON, "the edge is closed", refused).unwrap();
+    scene.lab.agents[0].terminate().unwrap();
+    scene.lab.agents[0].restart().unwrap();
+    scene.lab.wait_ready().unwrap();
+    back(&scene.lab);
+    let storm = scene.end("keeper and proxy killed");
+    assert!(storm.refused() > 0, "{storm:?}");
+}
+
+/// New roots and new issuers, again and again, under load: nobody notices.
+#[test]
+fn rotation_drops_nothing() {
+    require_python!();
+    let lab = Lab::two_nodes();
+    let _server = storm::serve(&lab);
+    lab.db.tcp_echo(at(DB, ECHO)).unwrap();
+    let lasts = Duration::from_secs(20);
+    let capture = Capture::new(lab.web_ns());
+    let storm = lab.begin(&storm::ask(DB, COUNT, 4, lasts));
+    let socket = lab.web.connect(&Dial::tcp(at(DB, ECHO))).unwrap();
+    let stream = lab.web.begin_stream(&socket, lasts, Duration::from_secs(20));
+    for round in 1..=6 {
+        let before = [certificates(lab.near()), certificates(lab.far())];
+        if round % 2 == 0 {
+            lab.authority.run(&["rotate", "--dir", "ca"]).unwrap();
+            // First everybody believes the new root, then it is shown.
+            for node in [0, 1] {
+                let roots = lab.authority.node(node).join("ca.crt");
+                fs::copy(lab.authority.path().join("ca/ca.crt"), roots.with_extension("next")).unwrap();
+                fs::rename(roots.with_extension("next"), roots).unwrap();
+            }
+        }
+        for node in [0, 1] {
+            lab.authority.issue_node(node, &round.to_string()).unwrap();
+        }
+        for (agent, before) in [lab.near(), lab.far()].into_iter().zip(before) {
+            let renewed = || {
+                let now = certificates(agent);
+                !now.is_empty() && now.iter().all(|one| before.iter().all(|old| old.serial != one.serial))
+            };
+            wait_until(SOON, "new certificates are shown", renewed).unwrap();
+        }
+    }
+    let storm = Storm::read(&storm.wait_ended(SOON).unwrap());
+    eprintln!("six rotations: {storm:?}");
+    assert!(storm.is_whole(), "{storm:?}");
+    let streamed = stream.wait().expect("a live connection goes on");
+    eprintln!("{streamed:?}");
+    capture.end().is_mutual_tls_only(&[MARKER]);
+}
