@@ -282,7 +282,7 @@ fn around(lab: &Lab) {
         }
         nobody_came(lab, listener);
     }
-    // And its twin, by way of the proxy.
+    // And its twin, by way of the proxy; also right after somebody who lived there has ended.
     for listener in &listeners {
         let near = lab.web.connect(&Dial::tcp(listener.local)).unwrap();
         let far = lab.db.accept(listener, SOON).unwrap();

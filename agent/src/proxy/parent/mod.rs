@@ -22,7 +22,7 @@ use bulkhead_detect::findings::{Edge, Observation};
 use bulkhead_policy::Image;
 use bulkhead_policy::access::Access;
 use bulkhead_policy::prefix::to_ip;
-use bulkhead_sys::netns::{LastHop, NetNs};
+use bulkhead_sys::netns::{self, LastHop, NetNs};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -434,13 +434,15 @@ fn suspicious(records: &[Record]) -> Vec<Observation> {
         .collect()
 }
 
-/// The namespace `cookie`, in which the process `pid` lives.
+/// The namespace `cookie`, in which the process `pid` was found.
 fn enter(cookie: u64, pid: u32) -> io::Result<NetNs> {
-    let ns = NetNs::of_process(pid).map_err(io::Error::other)?;
-    if ns.cookie().is_ok_and(|found| found == cookie) {
-        Ok(ns)
-    } else {
-        Err(io::Error::new(io::ErrorKind::NotFound, "the namespace's process has ended"))
+    let found = NetNs::of_process(pid).ok().filter(|ns| ns.cookie().is_ok_and(|its| its == cookie));
+    // It may have ended, and others live there still.
+    match found {
+        Some(ns) => Ok(ns),
+        None => netns::find(cookie)
+            .map_err(io::Error::other)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no process lives there any more")),
     }
 }
 
@@ -449,4 +451,20 @@ fn known(place: u64, found: Option<&Place>) -> io::Result<&Place> {
     found.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, format!("no workload lives in namespace {place}"))
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_found_after_the_process_that_it_was_found_by() {
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let pid = ended.id();
+        ended.wait().unwrap();
+        let cookie = NetNs::current().unwrap().cookie().unwrap();
+        assert_eq!(enter(cookie, pid).unwrap().cookie().unwrap(), cookie);
+        assert!(enter(u64::MAX, std::process::id()).is_err(), "another namespace than the one that is meant");
+    }
 }
