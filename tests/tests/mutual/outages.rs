@@ -105,7 +105,11 @@ fn connections_survive_the_agent() {
     let streams: Vec<_> = [DB, DB6]
         .map(|address| scene.lab.web.connect(&Dial::tcp(at(address, ECHO))).unwrap())
         .into_iter()
-        .map(|socket| scene.lab.web.begin_stream(&socket, LASTS, Duration::from_secs(20)))
+        .map(|socket| {
+            // Made from end to end, not only turned in, before anything dies.
+            scene.lab.web.exchange(&socket, 1, Duration::from_secs(20)).unwrap();
+            scene.lab.web.begin_stream(&socket, LASTS, Duration::from_secs(20))
+        })
         .collect();
     let children = [child(scene.lab.near()), child(scene.lab.far())];
     for agent in [0, 1] {
