@@ -251,7 +251,7 @@ fn sigterm_leaves_enforcement_on_and_detach_takes_it_off() {
 
     let detached = lab.agent.run("detach", &[]).unwrap();
     let text = String::from_utf8(detached.stdout).unwrap();
-    assert!(detached.status.success() && text.contains("enforcement is off (8 programs"), "{text}");
+    assert!(detached.status.success() && text.contains("enforcement is off (10 programs"), "{text}");
     assert!(!lab.agent.pins().exists(), "no pin is left");
     // The kernel lets go of a link a moment after its pin is gone.
     wait_until(LONG, "nothing is enforced", || lab.passes(W)).unwrap();
