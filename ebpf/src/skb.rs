@@ -84,7 +84,7 @@ pub fn note_turned(skb: *mut __sk_buff, state: &State) {
     let key = TurnedKey::new(hook.netns(), *client.addr, client.port);
     let workload = hook.workload_at_hand();
     // One that has no room is refused by the proxy, which finds nothing.
-    let _ = role.read(|role| maps::TURNED.insert(&key, &parts::turned(role, workload), 0));
+    let _ = role.read(|role| maps::TURNED.insert(key, parts::turned(role, workload), 0));
 }
 
 /// Of a TCP socket, the sequence number of the first byte that comes in (`leaves` is 0) or goes out, with

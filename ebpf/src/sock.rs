@@ -103,7 +103,7 @@ fn may_bind(ctx: &SockContext, port: u16) -> bool {
         return true;
     }
     let wanted = control.flags & Control::FLAG_MUTUAL != 0;
-    if !wanted && !tables::home(netns(ctx)).is_some_and(|home| home.flags & Home::FLAG_PROXIED != 0) {
+    if !wanted && tables::home(netns(ctx)).is_none_or(|home| home.flags & Home::FLAG_PROXIED == 0) {
         return true;
     }
     let kind = match storage::get(&maps::SOCKET_ROLES, ctx.sock) {
