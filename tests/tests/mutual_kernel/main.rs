@@ -102,9 +102,10 @@ fn connections_that_are_older_end() {
     lab.talk(&pair);
     let before = agents[0].counters().unwrap();
     agents[0].apply(&policy(MUTUAL)).unwrap();
-    let _ = lab.client.send(&pair.0, b"in clear", None);
+    // An agent that is quick has ended it already: then the program hears of it here, and only once.
+    let sent = lab.client.send(&pair.0, b"in clear", None);
     let ended = lab.client.ended(&pair.0, SOON).unwrap();
-    assert!(ended.error().is_some(), "{ended:?}");
+    assert!(sent.is_err() || ended.error().is_some(), "{sent:?} {ended:?}");
     counted(&agents[0], &before, "deny", "outside-proxy");
     match lab.server.recv(&pair.1, SOON) {
         Ok((data, _)) => assert!(data.is_empty(), "{data:?} arrived"),
