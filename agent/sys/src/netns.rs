@@ -9,6 +9,7 @@ mod interface;
 mod last_hop;
 mod number;
 mod route;
+mod rtmsg;
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -11,9 +11,10 @@
 use std::fs;
 use std::path::Path;
 
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::NetNs;
+use super::rtmsg::Header;
 use crate::netlink::{self, Socket};
 use crate::{Error, Result};
 
@@ -78,6 +79,25 @@ impl NetNs {
         Ok(last_hop)
     }
 
+    /// Takes away what an earlier life left there, and sets the setting to what is usual; whether there was
+    /// anything. A namespace that was never opened is left as it is.
+    pub fn close_last_hop(&self, marking: Marking) -> Result<bool> {
+        let left = LastHop { marking, accepts: Some("0".to_owned()), families: Vec::new() };
+        let mut socket = self.netlink()?;
+        let mut found = false;
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            match left.remove(&mut socket, family) {
+                Ok(there) => found |= there,
+                Err(error) if is_off(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found {
+            left.close(self)?;
+        }
+        Ok(found)
+    }
+
     /// The interface that programs are reached by: the one of the default route's address, else the first
     /// that is up, else loopback.
     fn way_out(&self) -> Result<u32> {
@@ -127,16 +147,18 @@ impl LastHop {
         there(socket.request_with("netlink(RTM_NEWRULE)", libc::RTM_NEWRULE, create, &self.rule(family)))
     }
 
-    fn remove(&self, socket: &mut Socket, family: u8) -> Result<()> {
-        let gone = |result| match result {
+    /// Whether the rule was there.
+    fn remove(&self, socket: &mut Socket, family: u8) -> Result<bool> {
+        let there = |result| match result {
+            Ok(()) => Ok(true),
             Err(error) => match Error::errno(&error) {
-                Some(libc::ENOENT | libc::ESRCH) => Ok(()),
+                Some(libc::ENOENT | libc::ESRCH) => Ok(false),
                 _ => Err(error),
             },
-            ok => ok,
         };
-        gone(socket.request("netlink(RTM_DELRULE)", libc::RTM_DELRULE, &self.rule(family)))?;
-        gone(socket.request("netlink(RTM_DELROUTE)", libc::RTM_DELROUTE, &self.route(family, None)))
+        let rule = there(socket.request("netlink(RTM_DELRULE)", libc::RTM_DELRULE, &self.rule(family)))?;
+        there(socket.request("netlink(RTM_DELROUTE)", libc::RTM_DELROUTE, &self.route(family, None)))?;
+        Ok(rule)
     }
 
     /// `fwmark MARK lookup TABLE`.
@@ -181,21 +203,6 @@ impl LastHop {
 /// Whether IPv6 is switched off, for the namespace or the kernel.
 fn is_off(error: &Error) -> bool {
     matches!(error.errno(), Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL))
-}
-
-/// `struct rtmsg`, and `struct fib_rule_hdr` with an action for a type.
-#[derive(Default, IntoBytes, Immutable)]
-#[repr(C)]
-struct Header {
-    family: u8,
-    dst_len: u8,
-    src_len: u8,
-    tos: u8,
-    table: u8,
-    protocol: u8,
-    scope: u8,
-    kind: u8,
-    flags: u32,
 }
 
 #[cfg(test)]
@@ -248,6 +255,11 @@ mod tests {
         assert_eq!(state(&ns), before);
         open.close(&ns).unwrap();
         assert_eq!(state(&ns), before, "twice is no harm");
+        // What a life that ended without a word left is taken away by whoever cleans up.
+        assert!(!ns.close_last_hop(MARKING).unwrap(), "nothing is there");
+        let _forgotten = ns.open_last_hop(MARKING).unwrap();
+        assert!(ns.close_last_hop(MARKING).unwrap());
+        assert_eq!(state(&ns), before);
     }
 
     #[test]

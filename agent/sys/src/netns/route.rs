@@ -1,8 +1,9 @@
 //! Which of its addresses a namespace sends from, where that is not told by there being one only.
 
 use bulkhead_abi::Addr;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, IntoBytes};
 
+use super::rtmsg::Header;
 use crate::netlink::{self, Socket};
 use crate::{Error, Result};
 
@@ -22,21 +23,6 @@ fn source(socket: &mut Socket, family: libc::c_int, to: &[u8]) -> Result<Option<
     let mut request = header.as_bytes().to_vec();
     netlink::push_attribute(&mut request, libc::RTA_DST, to);
     socket.ask("netlink(RTM_GETROUTE)", libc::RTM_GETROUTE, &request, parse)
-}
-
-/// `struct rtmsg`.
-#[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Header {
-    family: u8,
-    dst_len: u8,
-    src_len: u8,
-    tos: u8,
-    table: u8,
-    protocol: u8,
-    scope: u8,
-    kind: u8,
-    flags: u32,
 }
 
 fn parse(payload: &[u8]) -> Result<Option<Addr>> {
