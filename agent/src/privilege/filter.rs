@@ -15,8 +15,6 @@ use seccompiler::{
 
 use super::PrivilegeError;
 
-mod proxy;
-
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Who is filtered.
@@ -35,7 +33,7 @@ pub(super) enum Who {
 pub(super) fn install(who: Who) -> Result<(), PrivilegeError> {
     let allowed = match who {
         Who::Agent { proxy } => allowed(proxy),
-        Who::Proxy => proxy::allowed(),
+        Who::Proxy => proxy(),
     };
     let refused = |error: String| PrivilegeError::Filter(error);
     let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
@@ -89,8 +87,8 @@ fn deadly() -> Result<Rules, seccompiler::BackendError> {
 }
 
 fn allowed(proxy: bool) -> Result<Rules, seccompiler::BackendError> {
-    let mut rules = plain(PLAIN)?;
-    common(&mut rules)?;
+    let mut rules = both()?;
+    rules.extend(plain(AGENT)?);
     // Namespaces: network ones, to end sockets and read addresses there.
     rules.insert(libc::SYS_setns, one_of(1, &[libc::CLONE_NEWNET as u64])?);
     // A new BPF file system for pins, in the place of one that was unmounted; no binding, no moving.
@@ -109,8 +107,18 @@ fn allowed(proxy: bool) -> Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// What every process of ours needs, as far as its arguments matter.
-fn common(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+/// The proxy serves connections that it was handed, and makes none of its own: no files, no sockets, no
+/// processes; of BPF one lookup in one map.
+fn proxy() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules = both()?;
+    // Who was turned in: MAP_LOOKUP_ELEM on the map that it holds, and OBJ_GET_INFO_BY_FD for its shape.
+    rules.insert(libc::SYS_bpf, one_of(0, &[1, 15])?);
+    Ok(rules)
+}
+
+/// What agent and proxy need.
+fn both() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules = plain(BOTH)?;
     // Threads, but no processes.
     rules.insert(
         libc::SYS_clone,
@@ -129,7 +137,7 @@ fn common(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     // Whether to block; who owns a namespace; the number of bytes that wait.
     let requests = [libc::FIONBIO, libc::NS_GET_USERNS, libc::FIOCLEX, libc::FIONREAD, libc::TCGETS];
     rules.insert(libc::SYS_ioctl, one_of(1, &requests)?);
-    Ok(())
+    Ok(rules)
 }
 
 /// Sockets of TCP and nothing else.
@@ -168,16 +176,10 @@ const BPF: &[u64] = &[
     34, // LINK_DETACH
 ];
 
-/// Calls that are allowed whatever their arguments are.
-const PLAIN: &[i64] = &[
+/// Calls of the agent, whatever their arguments are, beside [`BOTH`].
+const AGENT: &[i64] = &[
     // Files: zone files, the state, /proc, cgroups, pins.
     libc::SYS_openat,
-    libc::SYS_close,
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_pread64,
-    libc::SYS_write,
-    libc::SYS_writev,
     libc::SYS_lseek,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
@@ -195,12 +197,42 @@ const PLAIN: &[i64] = &[
     libc::SYS_unlinkat,
     libc::SYS_renameat,
     libc::SYS_renameat2,
-    libc::SYS_fcntl,
     libc::SYS_flock,
-    libc::SYS_dup,
     libc::SYS_dup3,
     libc::SYS_inotify_add_watch,
     libc::SYS_inotify_rm_watch,
+    // Sockets of its own: the control socket, metrics, the proxies' listeners.
+    libc::SYS_listen,
+    // What the same is called on this architecture alone.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lstat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+];
+
+/// Calls of agent and proxy, whatever their arguments are: with these alone one serves what was handed over.
+const BOTH: &[i64] = &[
+    // Descriptors that are open.
+    libc::SYS_close,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_fcntl,
+    libc::SYS_dup,
     // Waiting.
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -220,7 +252,6 @@ const PLAIN: &[i64] = &[
     // Sockets that are there, or that the list of families below lets through.
     libc::SYS_socketpair,
     libc::SYS_bind,
-    libc::SYS_listen,
     libc::SYS_connect,
     libc::SYS_accept4,
     libc::SYS_sendto,
@@ -254,22 +285,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     // What the same is called on this architecture alone.
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_open,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_stat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_lstat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_access,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_readlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_mkdir,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_unlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_rename,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
     #[cfg(target_arch = "x86_64")]
