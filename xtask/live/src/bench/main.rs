@@ -8,6 +8,8 @@
 
 mod datapath;
 mod machine;
+mod picture;
+mod place;
 mod policy;
 mod process;
 mod reload;

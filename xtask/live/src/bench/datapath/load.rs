@@ -1,8 +1,7 @@
 //! The load: one process for each end, in a cgroup and a network namespace, pinned to one processor.
 //!
-//! A socket takes the cgroup of the process that makes it, so an end is a process of its own: this very
-//! program, started again with the hidden command `end`. The serving end answers everything on fixed
-//! ports and says on request how many datagrams came; the asking end makes one kind of load for a while,
+//! An end is this very program, started again with the hidden command `end` (see [`place`]). The serving end
+//! answers everything on fixed ports and says on request how many datagrams came; the asking end makes one kind of load for a while,
 //! prints what it came to as one JSON object, and ends.
 //!
 //! Each end is a session of its own with raised weight among the machine's other sessions.
@@ -11,15 +10,15 @@ mod ask;
 mod serve;
 mod tls;
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
-use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
 use serde::{Deserialize, Serialize};
+
+use crate::place;
 
 /// One TCP connection that carries as much as it can.
 pub(crate) const STREAM: u16 = 5201;
@@ -121,15 +120,9 @@ pub(crate) fn end(end: &End) -> Result<()> {
     }
 }
 
-/// Before there is any other thread or socket.
 fn take_place(end: &End) -> Result<()> {
-    let procs = end.cgroup.join("cgroup.procs");
-    fs::write(&procs, "0").with_context(|| format!("cannot join {}", end.cgroup.display()))?;
-    let netns = File::open(&end.netns).with_context(|| format!("cannot open {}", end.netns.display()))?;
-    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
-    let mut cpus = CpuSet::new();
-    cpus.set(end.cpu);
-    sched_setaffinity(None, &cpus).with_context(|| format!("there is no processor {}", end.cpu))?;
+    place::take(&end.cgroup, &end.netns)?;
+    place::keep_to(&[end.cpu])?;
     // Without it the figures are noisier where others work on the machine; nothing else depends on it.
     if rustix::process::setsid().is_ok() {
         let _ = fs::write("/proc/self/autogroup", "-18");
