@@ -23,6 +23,8 @@ use crate::{require_programs, told};
 
 const POLICIES: u64 = 12;
 const FLOWS: usize = 28;
+/// So many flows must be refused for their bytes, or more policies are drawn.
+const REFUSED: usize = 5;
 /// How long is waited for what must arrive, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 /// How long is waited for what must not.
@@ -37,7 +39,7 @@ fn real_sockets_agree_with_the_oracle() {
     let features = Features::probe().unwrap();
     let [allowed, denied, switched, refused] = hold_against_the_oracle(features, POLICIES);
     assert!(allowed > 60 && denied > 60 && switched > 60, "{allowed} {denied} {switched}");
-    assert!(refused > 5, "{refused}");
+    assert!(refused > REFUSED, "{refused}");
 }
 
 /// The same as on a kernel before 6.15.
@@ -58,7 +60,11 @@ fn hold_against_the_oracle(features: Features, policies: u64) -> [usize; 4] {
     let mut source = Source::new(seed, |path| field.cgroups[path].id().unwrap());
     let mut live: Vec<Talk> = Vec::new();
     let (mut allowed, mut denied, mut switched, mut refused) = (0, 0, 0, 0);
-    for number in 0..policies {
+    for number in 0..policies * 4 {
+        // Few rules look at bytes, and which ports are free differs from run to run.
+        if number >= policies && refused > REFUSED {
+            break;
+        }
         let policy = source.draw(5, 8, 0).policy;
         field.datapath.as_mut().unwrap().commit(&policy.image).unwrap();
         switched += live.len();
