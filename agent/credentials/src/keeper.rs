@@ -206,6 +206,11 @@ impl Keeper {
         self.held(own).map(|held| held.server.clone())
     }
 
+    /// The last second of what is shown as `own`.
+    pub fn shown_until(&self, own: &SpiffeId) -> Option<Moment> {
+        Some(self.inner.held.load().get(own)?.facts.not_after)
+    }
+
     /// What is shown at the moment, by name.
     pub fn shown(&self) -> Vec<Facts> {
         let mut all: Vec<Facts> = self.inner.held.load().values().map(|held| held.facts.clone()).collect();

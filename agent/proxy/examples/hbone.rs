@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_credentials::{Bundle, Credentials, Keeper, SpiffeId, certificates_from_pem, key_from_pem};
-use bulkhead_proxy::{Denied, Edge, Inbound, Kind, Mark, Node, Outbound, Place, Proxy, Settings};
+use bulkhead_proxy::{Denied, Edge, Inbound, Kind, Limits, Mark, Node, Outbound, Place, Proxy, Settings};
 use rustix::net::{AddressFamily, SocketType};
 use tokio::sync::{mpsc, watch};
 
@@ -53,7 +53,8 @@ fn main() -> Result<(), Failure> {
     let keeper = keeper(&own, Path::new(folder))?;
     let tunnel_port = out.as_ref().map_or(listen.port(), |(.., port)| *port);
     let out = out.map(|(destination, expected, _)| (destination, expected));
-    let settings = Settings { tunnel_port, handshakes_per_second: 1_000_000, ..Settings::default() };
+    let limits = Limits { handshakes_per_second: 1_000_000, ..Limits::default() };
+    let settings = Settings { tunnel_port, limits, ..Settings::default() };
     bulkhead_proxy::runtime()?.block_on(async {
         let (ended, mut records) = mpsc::channel(1024);
         let node = Arc::new(Plain { own, out, changes: watch::Sender::new(0) });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bulkhead_credentials::SpiffeId;
 use tokio::sync::mpsc;
 
-use crate::end::{End, Outcome};
+use crate::end::{End, Outcome, Refusal};
 use crate::node::Edge;
 
 /// Upper bounds of the buckets of times to the first byte, in seconds.
@@ -63,6 +63,32 @@ pub struct Record {
     pub reason: Option<&'static str>,
     /// The whole story, where it did not end well.
     pub text: String,
+}
+
+impl Record {
+    /// Of a connection that came at `began` and was refused; who shows which name, and the edge, are the
+    /// caller's to add.
+    pub(crate) fn refused(
+        direction: Direction,
+        (client, destination): (SocketAddr, SocketAddr),
+        began: Instant,
+        refusal: Refusal,
+    ) -> Self {
+        Self {
+            direction,
+            client,
+            destination,
+            client_name: None,
+            server_name: None,
+            edge: None,
+            sent: 0,
+            received: 0,
+            age: began.elapsed(),
+            outcome: Some(Outcome::Refused),
+            reason: Some(refusal.reason),
+            text: refusal.text,
+        }
+    }
 }
 
 /// How an edge stands.
@@ -226,7 +252,10 @@ impl Books {
         Entry { books: self.clone(), number, live, end: None }
     }
 
+    /// Counts and tells of one that was refused.
     pub(crate) fn refuse(&self, record: Record) {
+        let Record { client, destination, reason, text, .. } = &record;
+        tracing::debug!(%client, %destination, reason, text, "refused");
         let key = (record.edge.clone(), record.reason.unwrap_or_default());
         *lock(&self.0.refused).entry(key).or_default() += 1;
         self.tell(record);

@@ -82,6 +82,7 @@ impl Refusal {
 /// policy the [`Node`](crate::Node)'s.
 pub(crate) mod reason {
     pub(crate) const CONNECTIONS: &str = "too-many-connections";
+    pub(crate) const MEMORY: &str = "too-much-memory";
     pub(crate) const HANDSHAKES: &str = "too-many-handshakes";
     pub(crate) const UNREACHABLE: &str = "tunnel-unreachable";
     pub(crate) const REFUSED: &str = "refused-by-peer-proxy";

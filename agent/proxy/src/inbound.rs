@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_credentials::{HandshakeError, Peer, Usage};
+use bulkhead_credentials::{HandshakeError, Moment, Peer, Usage};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::books::{Direction, Parties, Record};
-use crate::end::{self, Outcome, Refusal, reason};
+use crate::end::{self, Refusal, reason};
 use crate::keepalive;
 use crate::node::{Edge, Node, Place};
 use crate::proxy::Shared;
@@ -39,6 +39,8 @@ struct Tunnel<N> {
     /// Ours: the workload's.
     local: SocketAddr,
     peer: Arc<Peer>,
+    /// The last second of the first of both certificates.
+    expires: Moment,
 }
 
 /// Serves one tunnel to its end.
@@ -49,16 +51,16 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, stream:
     let began = Instant::now();
     // Before the handshake: what changes while it lasts is not missed.
     let certificates = shared.keeper.changes();
-    let (connection, peer) = match shake_hands(&shared, place, local, stream).await {
+    let (connection, peer, expires) = match shake_hands(&shared, place, local, stream).await {
         Ok(shaken) => shaken,
         Err(refusal) => {
             shared.books.failed(Direction::Inbound, refusal.reason);
-            refuse(&shared, began, (client, local), None, None, refusal);
+            shared.books.refuse(Record::refused(Direction::Inbound, (client, local), began, refusal));
             return;
         }
     };
     shared.books.shook_hands();
-    let tunnel = Arc::new(Tunnel { shared, place, client, local, peer });
+    let tunnel = Arc::new(Tunnel { shared, place, client, local, peer, expires });
     tunnel.serve(connection, certificates).await;
 }
 
@@ -67,7 +69,7 @@ async fn shake_hands<N: Node>(
     place: Place,
     local: SocketAddr,
     stream: TcpStream,
-) -> Result<(Connection<TlsStream<Wire>, Bytes>, Arc<Peer>), Refusal> {
+) -> Result<(Connection<TlsStream<Wire>, Bytes>, Arc<Peer>, Moment), Refusal> {
     let settings = &shared.settings;
     let shaken = async {
         let own = shared.node.name_of(place, local.ip()).await;
@@ -93,7 +95,8 @@ async fn shake_hands<N: Node>(
             .handshake(tls)
             .await
             .map_err(|error| end::http2(&error))?;
-        Ok((connection, Arc::new(peer)))
+        let expires = watch::expiry(&shared.keeper, &own, &peer);
+        Ok((connection, Arc::new(peer), expires))
     };
     tokio::time::timeout(settings.handshake, shaken)
         .await
@@ -156,7 +159,9 @@ impl<N: Node> Tunnel<N> {
             Err((status, destination, edge, refusal)) => {
                 answer(&mut respond, status, &refusal.text);
                 let ends = (self.client, destination.unwrap_or(self.local));
-                return refuse(&self.shared, began, ends, Some(&self.peer), edge, refusal);
+                let client_name = Some(self.peer.facts.name.clone());
+                let refused = Record::refused(Direction::Inbound, ends, began, refusal);
+                return self.shared.books.refuse(Record { client_name, edge, ..refused });
             }
         };
         let Ok(send) = respond.send_response(Response::new(()), false) else { return };
@@ -175,6 +180,7 @@ impl<N: Node> Tunnel<N> {
             peer: Arc::clone(&self.peer),
             changes,
             certificates,
+            expires: self.expires,
             max_age: flow.max_age,
             stop: self.shared.stop.subscribe(),
         };
@@ -248,29 +254,4 @@ fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode, text: &str) {
         // Whoever has gone does not hear.
         let _ = send.send_data(Bytes::copy_from_slice(text.as_bytes()), true);
     }
-}
-
-fn refuse<N: Node>(
-    shared: &Shared<N>,
-    began: Instant,
-    (client, destination): (SocketAddr, SocketAddr),
-    peer: Option<&Peer>,
-    edge: Option<Edge>,
-    refusal: Refusal,
-) {
-    tracing::debug!(%client, %destination, reason = refusal.reason, text = refusal.text, "refused");
-    shared.books.refuse(Record {
-        direction: Direction::Inbound,
-        client,
-        destination,
-        client_name: peer.map(|peer| peer.facts.name.clone()),
-        server_name: None,
-        edge,
-        sent: 0,
-        received: 0,
-        age: began.elapsed(),
-        outcome: Some(Outcome::Refused),
-        reason: Some(refusal.reason),
-        text: refusal.text,
-    });
 }

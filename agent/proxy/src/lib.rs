@@ -11,6 +11,7 @@
 
 mod books;
 mod end;
+mod gate;
 mod inbound;
 mod keepalive;
 mod node;
@@ -25,6 +26,7 @@ mod watch;
 
 pub use books::{Books, Direction, EdgeStats, Record, Stats};
 pub use end::Outcome;
+pub use gate::Limits;
 pub use node::{Denied, Edge, Inbound, Mark, Node, Outbound, Place};
 pub use proxy::{Kind, Proxy, runtime};
 pub use settings::Settings;

@@ -111,6 +111,11 @@ pub trait Node: Send + Sync + 'static {
         mark: Mark,
     ) -> impl Future<Output = io::Result<OwnedFd>> + Send;
 
+    /// Bytes of memory that this process has resident; 0 where that cannot be told.
+    fn resident(&self) -> u64 {
+        0
+    }
+
     /// Moves when rights or memberships may have changed: then every live connection is asked about again.
     fn changes(&self) -> watch::Receiver<u64>;
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use crate::books::{Direction, Parties, Record};
-use crate::end::{Outcome, Refusal, reason};
-use crate::node::{Edge, Node, Outbound, Place};
+use crate::end::{Refusal, reason};
+use crate::node::{Node, Outbound, Place};
 use crate::proxy::Shared;
 use crate::relay::{self, Stream};
 use crate::socket;
@@ -27,15 +27,17 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
         Ok(flow) => flow,
         Err(denied) => {
             let edge = denied.edge.clone();
-            refuse(&shared, began, client, local, (None, edge), denied.into());
+            let refused = Record::refused(Direction::Outbound, (client, local), began, denied.into());
+            shared.books.refuse(Record { edge, ..refused });
             return socket::reset(program);
         }
     };
     let (lease, mut stream) = match open(&shared, place, client, &flow).await {
         Ok(opened) => opened,
         Err(refusal) => {
-            let known = (Some(&flow), Some(flow.edge.clone()));
-            refuse(&shared, began, client, flow.destination, known, refusal);
+            let refused = Record::refused(Direction::Outbound, (client, flow.destination), began, refusal);
+            let (client_name, edge) = (Some(flow.own), Some(flow.edge));
+            shared.books.refuse(Record { client_name, edge, ..refused });
             return socket::reset(program);
         }
     };
@@ -53,6 +55,7 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
         peer,
         changes,
         certificates,
+        expires: lease.0.expires,
         max_age: flow.max_age,
         stop: shared.stop.subscribe(),
     };
@@ -107,29 +110,4 @@ async fn open<N: Node>(
         }
     }
     Err(Refusal::new(reason::UNREACHABLE, "the other node's proxy closes every tunnel: is it being stopped?"))
-}
-
-fn refuse<N: Node>(
-    shared: &Shared<N>,
-    began: Instant,
-    client: SocketAddr,
-    destination: SocketAddr,
-    (flow, edge): (Option<&Outbound>, Option<Edge>),
-    refusal: Refusal,
-) {
-    tracing::debug!(%client, %destination, reason = refusal.reason, text = refusal.text, "refused");
-    shared.books.refuse(Record {
-        direction: Direction::Outbound,
-        client,
-        destination,
-        client_name: flow.map(|flow| flow.own.clone()),
-        server_name: None,
-        edge,
-        sent: 0,
-        received: 0,
-        age: began.elapsed(),
-        outcome: Some(Outcome::Refused),
-        reason: Some(refusal.reason),
-        text: refusal.text,
-    });
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use bulkhead_credentials::Keeper;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::books::{Books, Direction, Record, Stats};
-use crate::end::{Outcome, reason};
+use crate::end::Refusal;
+use crate::gate::{Gate, Limits};
 use crate::inbound;
 use crate::node::{Node, Place};
 use crate::outbound;
@@ -64,30 +65,21 @@ pub(crate) struct Shared<N> {
     pub(crate) drain: watch::Sender<bool>,
     /// Everything is to end.
     pub(crate) stop: watch::Sender<bool>,
-    places: Arc<Semaphore>,
-    handshakes: Mutex<Bucket>,
-}
-
-/// Handshakes that may be begun: a token bucket of one second.
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
+    gate: Arc<Gate>,
 }
 
 impl<N: Node> Proxy<N> {
     /// A proxy without listeners; within a runtime. `ended` takes a record of each connection; what it does
     /// not take at once is dropped, and counted.
     pub fn new(node: Arc<N>, keeper: Keeper, settings: Settings, ended: mpsc::Sender<Record>) -> Self {
-        let rate = f64::from(settings.handshakes_per_second);
         let shared = Arc::new(Shared {
             node,
             keeper,
-            places: Arc::new(Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS))),
+            gate: Arc::new(Gate::new(settings.limits)),
             books: Books::new(ended),
             pool: Pool::default(),
             drain: watch::Sender::new(false),
             stop: watch::Sender::new(false),
-            handshakes: Mutex::new(Bucket { tokens: rate, filled: Instant::now() }),
             settings,
         });
         let swept = Arc::clone(&shared);
@@ -143,6 +135,11 @@ impl<N: Node> Proxy<N> {
         }
     }
 
+    /// Other limits from now on; what lives goes on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.gate.set(limits);
+    }
+
     /// The connections that live.
     pub fn connections(&self) -> Vec<Record> {
         self.shared.books.connections()
@@ -179,21 +176,13 @@ async fn accept<N: Node>(shared: Arc<Shared<N>>, place: Place, kind: Kind, liste
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&shared.places).try_acquire_owned() else {
-            too_many(
-                &shared,
-                kind,
-                stream,
-                reason::CONNECTIONS,
-                "as many connections as are configured live",
-            );
-            continue;
+        let permit = match shared.gate.enter(kind, || shared.node.resident()) {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                too_many(&shared, kind, stream, refusal);
+                continue;
+            }
         };
-        if kind == Kind::Tunnel && !shared.may_shake_hands() {
-            let text = "more handshakes a second than are configured";
-            too_many(&shared, kind, stream, reason::HANDSHAKES, text);
-            continue;
-        }
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             match kind {
@@ -205,39 +194,14 @@ async fn accept<N: Node>(shared: Arc<Shared<N>>, place: Place, kind: Kind, liste
     }
 }
 
-fn too_many<N>(shared: &Shared<N>, kind: Kind, stream: TcpStream, reason: &'static str, text: &str) {
+fn too_many<N>(shared: &Shared<N>, kind: Kind, stream: TcpStream, refusal: Refusal) {
     if let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) {
-        shared.books.refuse(Record {
-            direction: match kind {
-                Kind::Capture => Direction::Outbound,
-                Kind::Tunnel => Direction::Inbound,
-            },
-            client: socket::plain(client),
-            destination: socket::plain(local),
-            client_name: None,
-            server_name: None,
-            edge: None,
-            sent: 0,
-            received: 0,
-            age: Duration::ZERO,
-            outcome: Some(Outcome::Refused),
-            reason: Some(reason),
-            text: text.to_owned(),
-        });
+        let direction = match kind {
+            Kind::Capture => Direction::Outbound,
+            Kind::Tunnel => Direction::Inbound,
+        };
+        let ends = (socket::plain(client), socket::plain(local));
+        shared.books.refuse(Record::refused(direction, ends, Instant::now(), refusal));
     }
     socket::reset(stream);
-}
-
-impl<N> Shared<N> {
-    fn may_shake_hands(&self) -> bool {
-        let rate = f64::from(self.settings.handshakes_per_second);
-        let mut bucket = self.handshakes.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.tokens = (bucket.tokens + bucket.filled.elapsed().as_secs_f64() * rate).min(rate);
-        bucket.filled = Instant::now();
-        let may = bucket.tokens >= 1.0;
-        if may {
-            bucket.tokens -= 1.0;
-        }
-        may
-    }
 }

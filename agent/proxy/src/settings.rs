@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::gate::Limits;
+
 /// Most connections in a tunnel that we dial; of those that we are dialled by, twice as many.
 const STREAMS: u32 = 100;
 /// At 50 ms from end to end, this lets one connection carry 160 Mbit/s; between neighbours, more than there
@@ -11,10 +13,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// How the proxy works. The defaults are right for a node.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Most connections at a time, both directions; more are refused.
-    pub connections: usize,
-    /// Most handshakes that others may begin in a second; more are refused.
-    pub handshakes_per_second: u32,
+    /// What is refused beyond them.
+    pub limits: Limits,
     /// How long a handshake may take.
     pub handshake: Duration,
     /// How long dialling may take: a tunnel's TCP connection, and a last hop's.
@@ -46,8 +46,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            connections: 65_536,
-            handshakes_per_second: 1000,
+            limits: Limits::default(),
             handshake: Duration::from_secs(10),
             dial: Duration::from_secs(5),
             answer: Duration::from_secs(15),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bulkhead_credentials::{HandshakeError, Keeper, Peer, SpiffeId, Usage};
+use bulkhead_credentials::{HandshakeError, Keeper, Moment, Peer, SpiffeId, Usage};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -21,6 +21,7 @@ use crate::node::{Mark, Node, Place};
 use crate::relay::Stream;
 use crate::settings::Settings;
 use crate::socket::{self, Wire};
+use crate::watch;
 
 /// Longest text of the other proxy that is quoted, in bytes.
 const QUOTED: usize = 512;
@@ -45,6 +46,8 @@ pub(crate) struct Route {
 pub(crate) struct Tunnel {
     requests: SendRequest<Bytes>,
     pub(crate) peer: Arc<Peer>,
+    /// The last second of the first of its two certificates.
+    pub(crate) expires: Moment,
     /// The keeper's count of changes when the peer was last found good.
     believed: AtomicU64,
     streams: AtomicUsize,
@@ -83,6 +86,7 @@ impl Tunnel {
         books.tunnel_opened();
         let tunnel = Arc::new(Self {
             requests,
+            expires: watch::expiry(keeper, &route.own, &peer),
             peer,
             believed: AtomicU64::new(believed),
             streams: AtomicUsize::new(0),

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use bulkhead_credentials::{Keeper, Peer};
+use bulkhead_credentials::{Keeper, Moment, Peer, SpiffeId};
 use tokio::sync::watch;
 
 use crate::end::{End, Outcome, Refusal};
@@ -25,7 +25,9 @@ pub(crate) struct Watch {
     pub(crate) changes: watch::Receiver<u64>,
     /// Moves when certificates or lists have changed.
     pub(crate) certificates: watch::Receiver<u64>,
-    /// How long it may outlive its certificates.
+    /// The last second of the first of the two certificates that it was made with.
+    pub(crate) expires: Moment,
+    /// How long it may outlive them.
     pub(crate) max_age: Option<Duration>,
     /// Set when everything is to end at once.
     pub(crate) stop: watch::Receiver<bool>,
@@ -40,7 +42,7 @@ impl Watch {
     where
         A: Future<Output = Result<(), Refusal>>,
     {
-        let deadline = self.max_age.map(|more| self.certificates_end() + more);
+        let deadline = self.max_age.map(|more| left(self.expires) + more);
         let too_old = async {
             match deadline {
                 Some(left) => tokio::time::sleep(left).await,
@@ -80,11 +82,15 @@ impl Watch {
             _ => end,
         }
     }
+}
 
-    /// Until the peer's certificate ends.
-    fn certificates_end(&self) -> Duration {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let end = u64::try_from(self.peer.facts.not_after.0).unwrap_or(0);
-        Duration::from_secs(end).saturating_sub(now)
-    }
+/// The first of the ends of our certificate, shown as `own` at this moment, and of the peer's.
+pub(crate) fn expiry(keeper: &Keeper, own: &SpiffeId, peer: &Peer) -> Moment {
+    let theirs = peer.facts.not_after;
+    keeper.shown_until(own).map_or(theirs, |ours| ours.min(theirs))
+}
+
+/// How long it is until `moment`.
+fn left(moment: Moment) -> Duration {
+    Duration::from_secs(u64::try_from(moment.0.saturating_sub(Moment::now().0)).unwrap_or(0))
 }

@@ -135,13 +135,15 @@ pub enum Kind {
     Tunnel,
 }
 
-/// How the proxy is to work.
+/// How the proxy is to work; takes effect at once, also on a proxy that has served an earlier agent.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// Most connections at a time.
     pub connections: u32,
     /// Most handshakes a second that others may begin.
     pub handshakes_per_second: u32,
+    /// Bytes that the proxy may have resident before it refuses new connections.
+    pub memory: u64,
 }
 
 /// What the proxy asks.

@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use bulkhead_proxy::Settings;
+use bulkhead_proxy::{Limits, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::common::{Pair, soon, until};
+
+fn limited(limits: Limits) -> Settings {
+    Settings { limits, ..Settings::default() }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_handshake_is_ended() {
@@ -24,7 +28,7 @@ async fn a_slow_handshake_is_ended() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_handshakes_a_second_than_are_set() {
-    let few = Settings { handshakes_per_second: 5, ..Settings::default() };
+    let few = limited(Limits { handshakes_per_second: 5, ..Limits::default() });
     let mut pair = Pair::with(Settings::default(), few).await;
     let mut all = Vec::new();
     for _ in 0..50 {
@@ -42,7 +46,7 @@ async fn no_more_handshakes_a_second_than_are_set() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_connections_than_are_set_and_places_come_back() {
-    let few = Settings { connections: 3, ..Settings::default() };
+    let few = limited(Limits { connections: 3, ..Limits::default() });
     let mut pair = Pair::with(few, Settings::default()).await;
     let mut live = Vec::new();
     for _ in 0..3 {

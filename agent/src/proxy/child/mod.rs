@@ -6,6 +6,7 @@
 
 mod link;
 mod node;
+mod resident;
 mod telling;
 
 use std::io;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bulkhead_credentials::Keeper;
-use bulkhead_proxy::{Place, Proxy};
+use bulkhead_proxy::{Limits, Place, Proxy};
 use rustix::net::SocketFlags;
 use tokio::io::unix::AsyncFd;
 
@@ -26,12 +27,14 @@ use super::wire::{Kind, Order, Report, Settings, version};
 use crate::privilege;
 use link::Link;
 use node::ChildNode;
+use resident::Resident;
 use telling::Telling;
 
 /// The proxy's life; the process' standard input is the socket that agents connect to.
 pub fn serve() -> anyhow::Result<()> {
-    // What its file is called can only be told before the filter is on.
+    // Files can only be opened before the filter is on.
     let program = version();
+    let memory = Resident::open().context("cannot see how much memory this process has")?;
     let processes = vec![std::process::id(), keeper::parent()];
     let door = io::stdin().as_fd().try_clone_to_owned()?;
     privilege::confine_proxy().context("the proxy keeps no privileges")?;
@@ -41,7 +44,7 @@ pub fn serve() -> anyhow::Result<()> {
         let mut child = Child {
             program,
             processes,
-            node: Arc::new(ChildNode::new(link.clone())),
+            node: Arc::new(ChildNode::new(link.clone(), memory)),
             link,
             keeper: Keeper::new(),
             proxy: None,
@@ -103,7 +106,7 @@ impl Child {
             match order {
                 Order::Welcome { settings, .. } => {
                     self.link.set_agent(Some(Arc::clone(channel)));
-                    self.begin(settings);
+                    self.begin(&settings);
                     // What was allowed may have changed while no agent was there.
                     self.link.changed();
                 }
@@ -149,18 +152,19 @@ impl Child {
         Ok(Then::Another)
     }
 
-    /// The first agent says how it is to work.
-    fn begin(&mut self, settings: Settings) {
-        if self.proxy.is_some() {
-            return;
-        }
-        let (telling, ended) = Telling::new(self.link.clone());
-        let limits = bulkhead_proxy::Settings {
+    /// The first agent makes it work, the next may set other limits.
+    fn begin(&mut self, settings: &Settings) {
+        let limits = Limits {
             connections: settings.connections as usize,
             handshakes_per_second: settings.handshakes_per_second,
-            ..bulkhead_proxy::Settings::default()
+            memory: settings.memory,
         };
-        let proxy = Arc::new(Proxy::new(Arc::clone(&self.node), self.keeper.clone(), limits, ended));
+        if let Some(proxy) = &self.proxy {
+            return proxy.set_limits(limits);
+        }
+        let (telling, ended) = Telling::new(self.link.clone());
+        let settings = bulkhead_proxy::Settings { limits, ..bulkhead_proxy::Settings::default() };
+        let proxy = Arc::new(Proxy::new(Arc::clone(&self.node), self.keeper.clone(), settings, ended));
         telling.start(Arc::clone(&proxy));
         self.proxy = Some(proxy);
     }

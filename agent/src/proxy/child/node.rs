@@ -15,6 +15,7 @@ use bulkhead_sys::turned::Turned;
 use tokio::sync::watch;
 
 use super::link::Link;
+use super::resident::Resident;
 use crate::proxy::wire::{self, Answer, Mark, Question, reason};
 
 /// Sockets that are asked for at once, for last hops.
@@ -24,13 +25,14 @@ const BATCH: u8 = 8;
 #[derive(Debug)]
 pub(super) struct ChildNode {
     link: Link,
+    memory: Resident,
     turned: Mutex<Option<Arc<Turned>>>,
     spare: Mutex<HashMap<(u64, bool, Mark), Vec<OwnedFd>>>,
 }
 
 impl ChildNode {
-    pub(super) fn new(link: Link) -> Self {
-        Self { link, turned: Mutex::default(), spare: Mutex::default() }
+    pub(super) fn new(link: Link, memory: Resident) -> Self {
+        Self { link, memory, turned: Mutex::default(), spare: Mutex::default() }
     }
 
     /// The map of turned connections.
@@ -143,6 +145,10 @@ impl Node for ChildNode {
             .or_default()
             .append(&mut sockets);
         socket.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn resident(&self) -> u64 {
+        self.memory.bytes()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -4,11 +4,13 @@
 //! the names that belong to it, and because the policy may have changed since. For one that comes in, the
 //! verified name tells its zones, and not its address.
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bulkhead_abi::flow::Listener;
 use bulkhead_abi::verdict::Tls;
-use bulkhead_abi::{Identity, Protocol, Reason, Workload};
+use bulkhead_abi::{Identity, ListenerKey, Protocol, Reason, Workload};
 use bulkhead_core::endpoint;
 use bulkhead_core::tables::Policy;
 use bulkhead_credentials::SpiffeId;
@@ -25,12 +27,14 @@ pub(super) struct Judge<'a> {
     snapshot: &'a Snapshot,
     reader: &'a Reader,
     access: Option<Access<'a>>,
+    /// Who listens on this node, once somebody has asked for it.
+    listeners: OnceCell<Vec<(ListenerKey, Listener)>>,
 }
 
 impl<'a> Judge<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, reader: &'a Reader, trust_domain: &'a str) -> Self {
         let access = snapshot.model.as_deref().map(|model| Access::new(model, trust_domain));
-        Self { snapshot, reader, access }
+        Self { snapshot, reader, access, listeners: OnceCell::new() }
     }
 
     pub(super) fn answer(&self, question: &Question) -> Answer {
@@ -150,8 +154,8 @@ impl<'a> Judge<'a> {
         let policy = Policy::live(self.reader);
         let addr = from_ip(address);
         let by_address = endpoint::resolve(&policy, &Workload::UNKNOWN, &addr);
-        let listeners = self.reader.maps().listeners.entries().unwrap_or_default();
-        let here = listeners.iter().filter(|(key, _)| key.netns == place);
+        let listeners = || self.reader.maps().listeners.entries().unwrap_or_default();
+        let here = self.listeners.get_or_init(listeners).iter().filter(|(key, _)| key.netns == place);
         let mut identities = here.map(|(_, listener)| endpoint::resolve(&policy, &listener.workload, &addr));
         identities.find(|identity| identity.is_zoned() && *identity != by_address).unwrap_or(by_address)
     }

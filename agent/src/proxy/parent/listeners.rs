@@ -27,7 +27,7 @@ const BACKLOG: i32 = 4096;
 pub(super) struct Listeners {
     open: BTreeMap<(u64, Kind), OwnedFd>,
     /// Where they could not be made, and was told of.
-    failed: BTreeSet<u64>,
+    failed: BTreeSet<(u64, Kind)>,
 }
 
 /// What has to be told to the proxy.
@@ -62,6 +62,11 @@ impl Listeners {
         places.filter(|&place| has(place, Kind::Capture) && has(place, Kind::Tunnel)).collect()
     }
 
+    /// Whether a namespace is to be tried again.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// Opens and closes until there are listeners in just the `wanted` namespaces.
     pub(super) fn follow(&mut self, wanted: &BTreeMap<u64, Place>, reader: &Reader) -> News {
         let mut news = News::default();
@@ -72,7 +77,7 @@ impl Listeners {
             }
             stays
         });
-        self.failed.retain(|place| wanted.contains_key(place));
+        self.failed.retain(|(place, _)| wanted.contains_key(place));
         for (&cookie, place) in wanted {
             for kind in [Kind::Capture, Kind::Tunnel] {
                 if self.open.contains_key(&(cookie, kind)) {
@@ -80,18 +85,18 @@ impl Listeners {
                 }
                 match open(cookie, place, kind, reader) {
                     Ok(listener) => {
-                        self.failed.remove(&cookie);
+                        self.failed.remove(&(cookie, kind));
                         self.open.insert((cookie, kind), listener);
                         news.opened.push((cookie, kind));
                     }
-                    Err(error) if self.failed.insert(cookie) => {
+                    Err(error) if self.failed.insert((cookie, kind)) => {
                         tracing::warn!(
                             netns = cookie,
                             pid = place.pid,
                             port = port(kind),
                             %error,
                             "cannot listen in a workload's namespace: its connections under tls = \"mutual\" \
-                             are refused; is the port taken?"
+                             are refused; is the port taken? It is tried again"
                         );
                     }
                     Err(_) => {}

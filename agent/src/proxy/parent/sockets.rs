@@ -8,16 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bulkhead_abi::Identity;
 use bulkhead_abi::role::{RoleKind, SocketRole};
-use bulkhead_sys::netns::{LastHop, Marking};
 use bulkhead_sys::stream;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
+use super::last_hops::MARKING;
 use crate::datapath::Reader;
 use crate::proxy::places::Place;
 use crate::proxy::wire::{Answer, Mark, reason};
 
-/// What tells the packets of last hops in a workload's namespace, and the table that they go by.
-pub(super) const MARKING: Marking = Marking { mark: 0x1508, table: 15008, priority: 150 };
 /// Most sockets in one answer.
 const MOST: u8 = 32;
 
@@ -70,31 +68,4 @@ fn one(wanted: &Wanted, reader: &Reader) -> io::Result<OwnedFd> {
     }
     .map_err(io::Error::other)?;
     Ok(socket)
-}
-
-/// Lets packets of last hops find their way in a namespace; told when they cannot.
-pub(super) fn open_last_hops(place: u64, found: &Place) -> Option<LastHop> {
-    let ns = super::enter(place, found.pid);
-    match ns.and_then(|ns| ns.open_last_hop(MARKING).map_err(io::Error::other)) {
-        Ok(open) => Some(open),
-        Err(error) => {
-            tracing::warn!(
-                netns = place,
-                pid = found.pid,
-                %error,
-                "last hops cannot be opened in a workload's namespace: what comes in there under \
-                 tls = \"mutual\" is refused"
-            );
-            None
-        }
-    }
-}
-
-/// Takes away what [`open_last_hops`] made, where somebody still lives there.
-pub(super) fn close_last_hops(place: u64, found: &Place, open: &LastHop) {
-    // A namespace that has gone took it along.
-    let Ok(ns) = super::enter(place, found.pid) else { return };
-    if let Err(error) = open.close(&ns) {
-        tracing::warn!(netns = place, %error, "what last hops needed in a workload's namespace is still there");
-    }
 }
