@@ -233,6 +233,8 @@ const BOTH: &[i64] = &[
     libc::SYS_writev,
     libc::SYS_fcntl,
     libc::SYS_dup,
+    // Messages between the two that are too long for a packet.
+    libc::SYS_memfd_create,
     // Waiting.
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
