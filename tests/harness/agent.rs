@@ -283,7 +283,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.kill9();
-        bulkhead::proxy::start::end(&self.run_folder());
+        bulkhead::proxy::start::dismiss(&self.run_folder(), Duration::ZERO).map(|going| going.wait());
         if let Err(error) = datapath::detach(&self.pins()) {
             eprintln!("enforcement of {} could not be taken off: {error}", self.name);
         }

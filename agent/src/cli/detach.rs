@@ -13,6 +13,7 @@ use crate::config::Selection;
 use crate::control::client::ClientError;
 use crate::control::{Client, Request};
 use crate::instance::{Instance, InstanceError};
+use crate::proxy::{parent, start};
 
 /// How long a stopping agent is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +23,9 @@ pub(super) struct Args {
     /// Say nothing when there is nothing to take off
     #[arg(long)]
     quiet: bool,
+    /// End live connections under `tls = "mutual"` at once, instead of after `drain_seconds`
+    #[arg(long)]
+    now: bool,
 }
 
 impl Args {
@@ -34,7 +38,20 @@ impl Args {
         };
         let _lock = lock(&instance)?;
         // Before the kernel forgets what its sockets are for.
-        crate::proxy::start::end(&instance.dir);
+        let drain = if self.now { Duration::ZERO } else { super::config(selection)?.proxy.drain };
+        if let Some(going) = start::dismiss(&instance.dir, drain) {
+            if !self.now && !self.quiet {
+                eprintln!(
+                    "connections under tls = \"mutual\" have {} s to end; --now ends them at once",
+                    drain.as_secs()
+                );
+            }
+            if !going.wait() {
+                bail!("the proxy was told to go, and still lives: end it, then run `bulkhead detach` again");
+            }
+        }
+        parent::close_below(&instance.cgroup_root)
+            .context("what proxies needed in workloads' namespaces could not be taken away")?;
         let gone = crate::datapath::detach(&instance.pins)?;
         // Without maps the numbers mean nothing; the next start begins a new count either way.
         let _ = std::fs::remove_file(instance.state_path());

@@ -249,7 +249,12 @@ fn find_proxy(
 ) -> Result<Option<start::Found>, RunError> {
     if !config.proxy.enabled {
         reader.sockets().set_proxied(&BTreeSet::new())?;
-        start::end(&instance.dir);
+        if start::dismiss(&instance.dir, config.proxy.drain).is_some() {
+            tracing::info!("the proxy of an earlier agent is told to go: none is configured any more");
+        }
+        if let Err(error) = parent::close_below(&instance.cgroup_root) {
+            tracing::warn!(%error, "what last hops needed may still be in workloads' namespaces");
+        }
         return Ok(None);
     }
     match bulkhead_sys::cgroup::own() {

@@ -1,9 +1,10 @@
 //! Finding the proxy that an earlier agent left, or starting one: before privileges are given up.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -58,16 +59,47 @@ pub fn find_or_start(instance: &Instance, log: &keeper::Log) -> io::Result<Found
     Ok(Found { path, held })
 }
 
-/// Tells the proxy of the instance with this run-time folder, if there is one, to go at once; whether it
-/// went.
-pub fn end(folder: &Path) -> bool {
+/// A proxy that was told to go.
+#[derive(Debug)]
+pub struct Going {
+    proxy: OwnedFd,
+    /// How long it may take.
+    patience: Duration,
+}
+
+/// Tells the proxy of the instance with this run-time folder to take nothing new and to go: when its last
+/// connection has ended, after `drain` at the latest. `None` if there is none.
+pub fn dismiss(folder: &Path, drain: Duration) -> Option<Going> {
     let path = path(folder);
-    let told = connect(&path).is_some_and(|proxy| {
-        let _ = greet(&proxy, &mut Vec::new());
-        channel::send_now(proxy.as_fd(), &Order::Quit, &[]).is_ok() && await_end(&proxy)
-    });
+    let proxy = connect(&path);
+    // Nobody else finds it any more.
     let _ = std::fs::remove_file(path);
-    told
+    let (proxy, mut held) = (proxy?, Vec::new());
+    greet(&proxy, &mut held).ok()?;
+    let tell = |order: &Order| channel::send_now(proxy.as_fd(), order, &[]);
+    // Who comes from now on is refused at once, and does not wait in a queue that nobody serves.
+    let places: BTreeSet<u64> = held.drain(..).map(|(place, ..)| place).collect();
+    for place in places {
+        tell(&Order::Unlisten { place }).ok()?;
+    }
+    let order = if drain.is_zero() { Order::Quit } else { Order::Drain { seconds: drain.as_secs().max(1) } };
+    tell(&order).ok()?;
+    Some(Going { proxy, patience: drain + PATIENCE })
+}
+
+impl Going {
+    /// Waits until it has gone; whether it has.
+    pub fn wait(self) -> bool {
+        let end = Instant::now() + self.patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match channel::receive_within::<Report>(self.proxy.as_fd(), left) {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
 }
 
 /// A connection to the proxy that answers at `path`; `None` if none does.
@@ -92,14 +124,4 @@ fn greet(proxy: &OwnedFd, held: &mut Vec<(u64, Kind, OwnedFd)>) -> io::Result<St
         held.extend(descriptors.into_iter().map(|listener| (place, kind, listener)));
     }
     Ok(version)
-}
-
-fn await_end(proxy: &OwnedFd) -> bool {
-    loop {
-        match channel::receive_within::<Report>(proxy.as_fd(), PATIENCE) {
-            Ok(Some(_)) => {}
-            Ok(None) => return true,
-            Err(_) => return false,
-        }
-    }
 }
