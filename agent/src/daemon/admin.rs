@@ -77,7 +77,11 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
         runtime.block_on(async move {
-            let pages = Arc::new(AgentPages { shared: Arc::clone(&admin.shared), metrics });
+            let pages = Arc::new(AgentPages {
+                shared: Arc::clone(&admin.shared),
+                proxy: admin.proxy.1.as_ref().map(|_| admin.proxy.0.clone()),
+                metrics,
+            });
             if let Some(listener) = http {
                 match tokio::net::TcpListener::from_std(listener) {
                     Ok(listener) => {
@@ -295,6 +299,8 @@ impl Source for KernelSource {
 
 struct AgentPages {
     shared: Arc<Shared>,
+    /// Where one is configured.
+    proxy: Option<View>,
     metrics: Metrics,
 }
 
@@ -316,6 +322,10 @@ impl Pages for AgentPages {
         let snapshot = self.shared.snapshot();
         if !snapshot.enforcing {
             return Err("no policy is enforced yet".to_owned());
+        }
+        if self.proxy.as_ref().is_some_and(|proxy| !proxy.is_running()) {
+            return Err("the proxy does not answer: connections under tls = \"mutual\" wait or are refused"
+                .to_owned());
         }
         let generation = snapshot.generation;
         Ok(match snapshot.failure {

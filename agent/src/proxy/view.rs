@@ -72,6 +72,11 @@ impl View {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether a proxy runs and talks.
+    pub fn is_running(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).running
+    }
+
     /// Changes what others see.
     pub(super) fn update(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
