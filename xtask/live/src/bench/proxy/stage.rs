@@ -22,8 +22,10 @@ use super::usage::{self, Memory};
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Where the server is.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-/// The first of the addresses that are the server's, too: a tunnel is to one of them.
+/// The first of many addresses that are the server's, too: a tunnel is to one of them.
 pub(crate) const MORE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+/// How many they are.
+pub(crate) const ADDRESSES: u32 = 4_096;
 const MORE_PREFIX: &str = "10.78.0.0/16";
 /// Where the server serves.
 pub(crate) const PORT: u16 = 5000;
@@ -48,7 +50,7 @@ pub(crate) struct Running<'a> {
     stage: &'a Stage,
     subject: Subject,
     _server: Server,
-    _agents: Vec<Agent>,
+    agents: Vec<Agent>,
     _programs: Vec<Program>,
     _folders: Vec<TempDir>,
 }
@@ -58,7 +60,8 @@ impl Stage {
         let topology = Topology::pair()?;
         let (near, far) = (topology.ns("a")?, topology.ns("b")?);
         near.ip(&format!("route add {MORE_PREFIX} via {SERVER}"))?;
-        far.ip(&format!("route add local {MORE_PREFIX} dev lo"))?;
+        let more = |nth| format!("addr add {}/32 dev lo", Ipv4Addr::from(u32::from(MORE) + nth));
+        far.ip(&(0..ADDRESSES).map(more).collect::<Vec<_>>().join("\n"))?;
         for ns in [near, far] {
             // A new connection finds a free port at once, however many there were before.
             ns.sysctl("ipv4/ip_local_port_range", "16000 65000")?;
@@ -94,14 +97,8 @@ impl Stage {
             }
         }
         let server = Server::start(self)?;
-        let running = Running {
-            stage: self,
-            subject,
-            _server: server,
-            _agents: agents,
-            _programs: programs,
-            _folders: folders,
-        };
+        let running =
+            Running { stage: self, subject, _server: server, agents, _programs: programs, _folders: folders };
         running.wait_ready()?;
         Ok(running)
     }
@@ -143,8 +140,21 @@ impl Running<'_> {
     /// Makes a load, and what it cost: processor seconds of both hops.
     pub(crate) fn run(&self, load: Load, time: Duration) -> Result<(Outcome, f64)> {
         let before = self.cpu()?;
-        let (outcome, _) = Asking::start(self, load, time)?.end()?;
+        let outcome = Asking::start(self, load, time)?.end();
+        let outcome = outcome.with_context(|| self.refusals())?;
         Ok((outcome, self.cpu()? - before))
+    }
+
+    /// What the agents say of connections that were refused: the last of each.
+    fn refusals(&self) -> String {
+        let last = |agent: &Agent| {
+            let lines = agent.log_lines();
+            let refused =
+                lines.iter().rev().find(|line| line["why"].as_str().is_some_and(|why| why != ""))?;
+            Some(format!("{}: {}", refused["outcome"], refused["why"]))
+        };
+        let told: Vec<String> = self.agents.iter().filter_map(last).collect();
+        if told.is_empty() { format!("{} failed", self.subject.name()) } else { told.join("; ") }
     }
 
     /// Opens connections, does something while they are open, and sees whether they still are.
@@ -240,8 +250,9 @@ impl Asking {
         match load {
             Load::Stream { streams } => command.args(["stream", &streams.to_string()]),
             Load::Connect { at_once } => command.args(["connect", &at_once.to_string()]),
-            Load::ConnectEverywhere { at_once, first } => {
-                command.args(["connect-everywhere", &at_once.to_string(), &first.to_string()])
+            Load::ConnectEverywhere { at_once, first, addresses } => {
+                command.args(["connect-everywhere", &at_once.to_string(), &first.to_string()]);
+                command.arg(addresses.to_string())
             }
             Load::Round { connections } => command.args(["round", &connections.to_string()]),
             Load::Hold { connections } => command.args(["hold", &connections.to_string()]),
@@ -260,14 +271,14 @@ impl Asking {
     }
 
     /// Lets it go on if it waits, and hears what it came to.
-    fn end(mut self) -> Result<(Outcome, ())> {
+    fn end(mut self) -> Result<Outcome> {
         if let Some(mut input) = self.input.take() {
             // It may have ended already; what it says is read below.
             let _ = input.write_all(b"\n");
         }
         let line = self.line()?;
         if self.child.wait()?.success() {
-            return Ok((serde_json::from_str(&line)?, ()));
+            return Ok(serde_json::from_str(&line)?);
         }
         let mut why = String::new();
         if let Some(errors) = &mut self.child.stderr {

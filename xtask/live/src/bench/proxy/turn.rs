@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::load::{Load, Outcome};
 use super::results::{Measure, Samples};
-use super::stage::{MORE, Running, Stage};
+use super::stage::{ADDRESSES, MORE, Running, Stage};
 use super::subject::Subject;
 use crate::interrupt::Interrupt;
 
@@ -51,7 +51,7 @@ impl Turn<'_> {
         ];
         // Others have a tunnel for each connection anyway. It is the last, since its tunnels stay.
         if self.subject == Subject::Bulkhead {
-            loads.push(Load::ConnectEverywhere { at_once: AT_ONCE, first: MORE });
+            loads.push(Load::ConnectEverywhere { at_once: AT_ONCE, first: MORE, addresses: ADDRESSES });
         }
         for load in loads {
             interrupt.check()?;

@@ -15,12 +15,15 @@ use super::{ECHO, Load, Outcome, PATIENCE, Pattern, REQUEST, STREAM};
 pub(super) fn ask(load: Load, at: SocketAddrV4, time: Duration) -> Result<Outcome> {
     match load {
         Load::Stream { streams } => stream(at, streams, time),
-        Load::Connect { at_once } => timed(at_once, time, |teller| connect(at, teller)),
-        Load::ConnectEverywhere { at_once, first } => {
+        Load::Connect { at_once } => run(tellers(at_once), time, |teller| connect(at, teller)),
+        Load::ConnectEverywhere { at_once, first, addresses } => {
             let (first, next) = (u32::from(first), AtomicU32::new(0));
-            timed(at_once, time, |teller| {
-                let address = Ipv4Addr::from(first + next.fetch_add(1, Ordering::Relaxed));
-                connect(SocketAddrV4::new(address, at.port()), teller)
+            run(tellers(at_once), time, |teller| {
+                let address = next.fetch_add(1, Ordering::Relaxed);
+                if address >= addresses {
+                    return Ok(Done::Nothing);
+                }
+                connect(SocketAddrV4::new(Ipv4Addr::from(first + address), at.port()), teller)
             })
         }
         Load::Round { connections } => {
@@ -45,15 +48,14 @@ impl Teller {
         Teller { request, sent: 0 }
     }
 
-    fn once(&mut self, stream: &mut TcpStream) -> Result<()> {
+    fn once(&mut self, stream: &mut TcpStream) -> Result<Done> {
         self.sent += 1;
         self.request[9..17].copy_from_slice(&self.sent.to_le_bytes());
         stream.write_all(&self.request).context("a request was not taken")?;
         let mut answer = [0; REQUEST];
         stream.read_exact(&mut answer).context("no answer")?;
         ensure!(answer == self.request, "an answer is not the request");
-        // Only the first byte of a connection says what it is.
-        Ok(())
+        Ok(Done::One)
     }
 }
 
@@ -65,13 +67,19 @@ fn dial(at: SocketAddrV4) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn connect(at: SocketAddrV4, teller: &mut Teller) -> Result<()> {
+/// Whether something was done, or nothing is left to do.
+#[derive(PartialEq, Eq)]
+enum Done {
+    One,
+    Nothing,
+}
+
+fn connect(at: SocketAddrV4, teller: &mut Teller) -> Result<Done> {
     teller.once(&mut dial(at)?)
 }
 
-/// Does something again and again in so many threads.
-fn timed(threads: usize, time: Duration, once: impl Fn(&mut Teller) -> Result<()> + Sync) -> Result<Outcome> {
-    run((0..threads).map(Teller::new).collect(), time, |teller| once(teller))
+fn tellers(many: usize) -> Vec<Teller> {
+    (0..many).map(Teller::new).collect()
 }
 
 fn rounds(open: Vec<TcpStream>, time: Duration) -> Result<Outcome> {
@@ -79,15 +87,21 @@ fn rounds(open: Vec<TcpStream>, time: Duration) -> Result<Outcome> {
     run(ends.collect(), time, |(teller, stream)| teller.once(stream))
 }
 
-/// A thread for each end, which does it once unseen and then again and again.
-fn run<T: Send>(ends: Vec<T>, time: Duration, once: impl Fn(&mut T) -> Result<()> + Sync) -> Result<Outcome> {
+/// A thread for each end, which does it again and again.
+fn run<T: Send>(
+    ends: Vec<T>,
+    time: Duration,
+    once: impl Fn(&mut T) -> Result<Done> + Sync,
+) -> Result<Outcome> {
     let stop = AtomicBool::new(false);
     let start = Instant::now();
     let each = |mut end: T| -> Result<Vec<u32>> {
         let mut trips = Vec::with_capacity(1 << 16);
         while start.elapsed() < time && !stop.load(Ordering::Relaxed) {
             let before = Instant::now();
-            once(&mut end).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+            if once(&mut end).inspect_err(|_| stop.store(true, Ordering::Relaxed))? == Done::Nothing {
+                break;
+            }
             trips.push(u32::try_from(before.elapsed().as_nanos()).unwrap_or(u32::MAX));
         }
         Ok(trips)

@@ -39,8 +39,8 @@ pub(crate) enum Load {
     Stream { streams: usize },
     /// Connect, one request, one answer, close; so many at a time
     Connect { at_once: usize },
-    /// The same, each to another address from the first one on
-    ConnectEverywhere { at_once: usize, first: Ipv4Addr },
+    /// The same, each to another address from the first one on, until all were there
+    ConnectEverywhere { at_once: usize, first: Ipv4Addr, addresses: u32 },
     /// Requests and answers on so many open connections
     Round { connections: usize },
     /// Open so many connections and hold them until standard input has a line
