@@ -10,12 +10,13 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use bulkhead_abi::{
-    Addr, Control, CounterKey, Direction, Identity, Protocol, Reason, SocketFlow, Verdict, Workload,
+    Addr, Control, CounterKey, Direction, Identity, Inspection, Protocol, Reason, SocketFlow, Verdict,
+    Workload,
     inspect::{ClassKey, Datagrams},
 };
 use bulkhead_core::{
     endpoint,
-    inspect::Ruling,
+    inspect::{Cursor, Payload as _, Ruling},
     judge::{self, Decision, Question, Sides},
     packet::{self, Span},
     report::Content,
@@ -24,6 +25,7 @@ use bulkhead_core::{
 };
 
 use crate::{
+    payload::Carried,
     skb::{self, Place, Raw, Skb},
     tables::{self, Kernel},
 };
@@ -212,6 +214,27 @@ pub extern "C" fn leaf_inspect(
     let control = Control { generation, host_netns: 0, flags: how & (LEAVES - 1) };
     let hook = Skb::new(SkBuffContext::new(skb));
     parts::inspect(&hook, &Place::at(owned), &control, direction).to_code()
+}
+
+/// [`parts::early`] of the payload at `place`, and of `seq << 32 | sender`; not 0 where it passes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_early(skb: *mut __sk_buff, inspection: *mut Inspection, place: u64, how: u64) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    let Some(inspection) = (unsafe { inspection.as_mut() }) else { return 0 };
+    let payload = Carried::placed(skb, place);
+    let cursor = Cursor { seq: (how >> 32) as u32, at: 0, len: payload.len(), sender: how as u32 & 1 };
+    u32::from(parts::early(&Skb::new(SkBuffContext::new(skb)), &payload, inspection, &cursor))
+}
+
+/// [`parts::settle`]; a ruling's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_settle(skb: *mut __sk_buff, inspection: *mut Inspection, sender: u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    let Some(inspection) = (unsafe { inspection.as_mut() }) else { return Ruling::Hold.code() };
+    let payload = Carried::placed(skb, 0);
+    parts::settle(&Skb::new(SkBuffContext::new(skb)), &payload, inspection, sender as u8 & 1).code()
 }
 
 /// Of a `how`: what leaves.

@@ -10,7 +10,7 @@ use bulkhead_abi::{
     Addr, Cell, Control, Counter, CounterKey, Event, FlowKey, FlowState, Identity, ListenerKey, LocalAddress,
     PairKey, RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
     flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
-    inspect::{ClassCount, ClassKey, Piece},
+    inspect::{Ahead, ClassCount, ClassKey, Piece},
     limits,
     names::Loss,
     tables::{
@@ -65,6 +65,8 @@ pub static BLANK_DENIAL: Array<Denial, 1> = Array::new();
 pub static DENIED: LruHashMap<FlowKey, Denial, { limits::DENIED as usize }> = LruHashMap::new();
 #[btf_map]
 pub static SOCKET_FLOWS: SkStorage<SocketFlow> = SkStorage::new();
+#[btf_map]
+pub static SOCKET_AHEAD: SkStorage<Ahead> = SkStorage::new();
 #[btf_map]
 pub static SOCKET_OWNERS: SkStorage<SocketOwner> = SkStorage::new();
 /// Inherited, because a packet of an accepted socket asks for it, and nobody saw that socket being made.

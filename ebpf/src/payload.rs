@@ -2,7 +2,10 @@
 //! verifier walks once (see [`crate::leaf`]).
 
 use aya_ebpf::bindings::__sk_buff;
-use bulkhead_abi::{Conversation, Inspection, Reason};
+use bulkhead_abi::{
+    Conversation, Inspection, Reason,
+    inspect::{Ahead, Early},
+};
 use bulkhead_core::{
     inspect::{Cursor, Payload, Ruling, datagram, datagram::Readers, leaves, stream},
     packet::Bytes as _,
@@ -25,12 +28,12 @@ impl Carried {
 
     /// From what [`Carried::place`] says.
     #[inline(always)]
-    fn placed(skb: *mut __sk_buff, place: u64) -> Self {
+    pub fn placed(skb: *mut __sk_buff, place: u64) -> Self {
         Self { skb, at: place as u32, len: (place >> 32) as u32 }
     }
 
     #[inline(always)]
-    fn place(&self) -> u64 {
+    pub fn place(&self) -> u64 {
         u64::from(self.len) << 32 | u64::from(self.at)
     }
 
@@ -196,6 +199,60 @@ families! {
     inspect_paired_answer paired_answer
 }
 
+/// [`leaves::find_place`] of `gap << 32 | next`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_find_place(ahead: *const Ahead, place: u64, len: u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { ahead.as_ref() } {
+        Some(ahead) => leaves::find_place(ahead, place as u32, (place >> 32) as u32, len),
+        None => leaves::NO_PLACE,
+    }
+}
+
+/// [`leaves::find_due`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_find_due(ahead: *const Ahead, next: u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { ahead.as_ref() } {
+        Some(ahead) => leaves::find_due(ahead, next),
+        None => leaves::NO_PLACE,
+    }
+}
+
+/// [`leaves::join`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_join(inspection: *mut Inspection, early: *const Early, sender: u32) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    match unsafe { (inspection.as_mut(), early.as_ref()) } {
+        (Some(inspection), Some(early)) => leaves::join(inspection, early, sender),
+        _ => 0,
+    }
+}
+
+/// [`leaves::chain`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_chain(skb: *mut __sk_buff, place: u64, at: u32) -> u64 {
+    leaves::chain(&Carried::placed(skb, place), at)
+}
+
+/// [`leaves::likely`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_likely(skb: *mut __sk_buff, place: u64) -> u32 {
+    leaves::likely(&Carried::placed(skb, place))
+}
+
+/// [`leaves::likely_within`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_likely_within(skb: *mut __sk_buff, place: u64, at: u32) -> u32 {
+    leaves::likely_within(&Carried::placed(skb, place), at)
+}
+
 macro_rules! calls {
     (
         readers $($method:ident $reader:ident)*;
@@ -242,6 +299,36 @@ impl Payload for Carried {
     #[inline(always)]
     fn steps(&self, inspection: &mut Inspection, cursor: &mut Cursor, next: u32) -> u32 {
         inspect_steps(self.skb, self.place(), inspection, cursor, next)
+    }
+
+    #[inline(always)]
+    fn find_place(&self, ahead: &Ahead, next: u32, gap: u32, len: u32) -> u32 {
+        inspect_find_place(ahead, u64::from(gap) << 32 | u64::from(next), len)
+    }
+
+    #[inline(always)]
+    fn find_due(&self, ahead: &Ahead, next: u32) -> u32 {
+        inspect_find_due(ahead, next)
+    }
+
+    #[inline(always)]
+    fn chain(&self, at: u32) -> u64 {
+        inspect_chain(self.skb, self.place(), at)
+    }
+
+    #[inline(always)]
+    fn likely(&self) -> u32 {
+        inspect_likely(self.skb, self.place())
+    }
+
+    #[inline(always)]
+    fn likely_within(&self, at: u32) -> u32 {
+        inspect_likely_within(self.skb, self.place(), at)
+    }
+
+    #[inline(always)]
+    fn join(&self, inspection: &mut Inspection, early: &Early, sender: u32) -> u32 {
+        inspect_join(inspection, early, sender)
     }
 
     #[inline(always)]

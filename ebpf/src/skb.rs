@@ -13,8 +13,11 @@ use aya_ebpf::{
 };
 use bulkhead_abi::{
     Addr, Control, Conversation, Direction, Event, EventKind, FlowKey, FlowState, Identity, Inspection,
-    Protocol, Reason, RoleKind, SocketFlow, SocketRole, TurnedKey, Verdict, Workload, flow::Doomed,
-    inspect::Datagrams, limits, names::Loss,
+    Protocol, Reason, RoleKind, SocketFlow, SocketRole, TurnedKey, Verdict, Workload,
+    flow::Doomed,
+    inspect::{Ahead, Datagrams},
+    limits,
+    names::Loss,
 };
 use bulkhead_core::{
     inspect::Ruling,
@@ -209,6 +212,7 @@ impl Hook for Skb {
     type Owned = Place<SocketFlow>;
     type Tabled = Place<FlowState>;
     type Role = Place<SocketRole>;
+    type Ahead = Place<Ahead>;
 
     #[inline(always)]
     fn role(&self) -> Option<Place<SocketRole>> {
@@ -260,6 +264,18 @@ impl Hook for Skb {
     #[inline(always)]
     fn on_segment(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
         payload::read_segment(&Carried::new(self.ctx.skb.skb, at, len), inspection, sender, seq)
+    }
+
+    #[inline(always)]
+    fn on_early(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> bool {
+        let place = Carried::new(self.ctx.skb.skb, at, len).place();
+        let how = u64::from(seq) << 32 | u64::from(sender);
+        leaf::leaf_early(self.ctx.skb.skb, inspection, place, how) != 0
+    }
+
+    #[inline(always)]
+    fn on_settle(&self, inspection: &mut Inspection, sender: u8) -> Ruling {
+        Ruling::from_code(leaf::leaf_settle(self.ctx.skb.skb, inspection, sender.into()))
     }
 
     #[inline(always)]
@@ -431,6 +447,25 @@ impl Hook for Skb {
             0 => None,
             start => Some(start as u32),
         }
+    }
+
+    #[inline(always)]
+    fn received(&self) -> Option<u32> {
+        if self.sk.is_null() {
+            return None;
+        }
+        // SAFETY: checked against null.
+        let tcp = unsafe { bpf_tcp_sock(self.sk) };
+        // SAFETY: null, or a TCP socket's fields.
+        unsafe { tcp.as_ref() }.map(|tcp| tcp.rcv_nxt)
+    }
+
+    #[inline(always)]
+    fn ahead(&self) -> Option<Place<Ahead>> {
+        if self.sk.is_null() {
+            return None;
+        }
+        storage::get_or_create(&maps::SOCKET_AHEAD, self.sk).map(Place)
     }
 
     #[inline(always)]

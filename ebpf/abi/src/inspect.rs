@@ -386,7 +386,8 @@ pub struct Stream {
     pub turns: u8,
     /// The first bytes of a record's header that came in pieces.
     pub header: [u8; 8],
-    /// How many bytes of a dialogue, or of a header that is looked through, were read.
+    /// How many bytes of a dialogue, or of a header that is looked through, were read; of TLS records how long
+    /// the last one was, header and all.
     pub spent: u16,
     /// How many segments came while something before them was missing.
     pub gaps: u8,
@@ -440,6 +441,37 @@ impl Inspection {
     pub const FLAG_BEGUN: u8 = 16;
     /// STARTTLS was asked for, and the answer is not complete.
     pub const FLAG_ASKED: u8 = 64;
+    /// Segments that come in went on ahead of their turn: see [`Ahead`].
+    pub const FLAG_AHEAD: u8 = 128;
+}
+
+/// A stretch of TLS records that went on while bytes before it were missing, and what is claimed of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Early {
+    /// Sequence number of its first byte.
+    pub start: u32,
+    /// Sequence number of the first byte behind it; `start` where there is none.
+    pub end: u32,
+    /// Where the first record's header in it stands, if one does.
+    pub first: u32,
+    /// Where the next header behind it stands; `start` where no header stands in it.
+    pub next: u32,
+    /// Its first bytes.
+    pub head: [u8; 4],
+}
+
+/// What went on ahead of its turn at a socket, in no order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ahead {
+    /// The stretches.
+    pub spans: [Early; Ahead::SPANS],
+}
+
+impl Ahead {
+    /// How many stretches there may be at once.
+    pub const SPANS: usize = 32;
 }
 
 /// What is being found out about a flow of datagrams (UDP).
@@ -575,6 +607,7 @@ impl Piece {
 const _: () = {
     assert!(size_of::<Stream>() == 44);
     assert!(size_of::<Inspection>() == 96);
+    assert!(size_of::<Ahead>() == 20 * Ahead::SPANS);
     assert!(size_of::<Conversation>() == 8);
     assert!(size_of::<Reading>() == 16);
     assert!(size_of::<Datagrams>() == 24);

@@ -10,7 +10,7 @@ macro_rules! names {
 
 /// Version of the maps' layout: raised whenever a key, a value, a capacity or a map changes, so that
 /// programs never meet tables of another shape.
-pub const LAYOUT: &str = "4";
+pub const LAYOUT: &str = "5";
 
 names! {
     /// [`Control`](crate::Control), one entry, memory-mapped.
@@ -47,6 +47,8 @@ names! {
     DENIED = "DENIED";
     /// Socket → [`SocketFlow`](crate::SocketFlow).
     SOCKET_FLOWS = "SOCKET_FLOWS";
+    /// Socket → [`Ahead`](crate::inspect::Ahead): only of those where something came before its turn.
+    SOCKET_AHEAD = "SOCKET_AHEAD";
     /// Socket → [`SocketOwner`](crate::SocketOwner).
     SOCKET_OWNERS = "SOCKET_OWNERS";
     /// Socket → its network namespace's cookie; used only where programs cannot ask for it.

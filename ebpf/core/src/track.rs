@@ -50,9 +50,10 @@ pub use tabled::{is_expired, lifetime};
 pub mod parts {
     pub use super::{
         anomaly, content::content, content::examine, datagram::again as datagram, icmp::icmp_error,
-        inspected::ask, inspected::conclude, inspected::found, inspected::inspect, listening::listening,
-        owned::owned, pieces::tell, prepare, reading::told, role::proxied, role::role, role::turned,
-        tabled::enter, tabled::tracked, tabled::untracked, telling::account, telling::doomed,
+        inspected::ask, inspected::conclude, inspected::early, inspected::found, inspected::inspect,
+        inspected::settle, listening::listening, owned::owned, pieces::tell, prepare, reading::told,
+        role::proxied, role::role, role::turned, tabled::enter, tabled::tracked, tabled::untracked,
+        telling::account, telling::doomed,
     };
 }
 

@@ -1,9 +1,12 @@
 //! Clear text where a rule wants encryption: the packet hooks stop it, on real sockets.
 //!
 //! * [`streams`]: TCP, of which not one byte in clear arrives, and both ends hear of it.
+//! * [`order`]: TCP whose segments overtake one another.
 //! * [`datagrams`]: UDP, of which each datagram is judged.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod datagrams;
 mod lab;
+mod order;
 mod streams;
+mod wire;

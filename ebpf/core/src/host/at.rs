@@ -7,7 +7,7 @@ use bulkhead_abi::{
     LocalAddress, PairKey, Reason, RoleKind, RuleKey, SocketFlow, SocketOwner, SocketRole, TurnedKey,
     Workload,
     flow::{Denial, Listener},
-    inspect::ClassKey,
+    inspect::{Ahead, ClassKey},
     limits,
     tables::{FailsafeKey, Home, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
 };
@@ -183,6 +183,7 @@ impl Hook for At<'_> {
     type Owned = Place<SocketFlow>;
     type Tabled = Place<FlowState>;
     type Role = Place<SocketRole>;
+    type Ahead = Place<Ahead>;
 
     fn role(&self) -> Option<Place<SocketRole>> {
         self.sock.role.borrow().clone().map(Place)
@@ -211,6 +212,12 @@ impl Hook for At<'_> {
             Direction::Ingress => self.sock.starts.0,
             Direction::Egress => self.sock.starts.1,
         }
+    }
+    fn received(&self) -> Option<u32> {
+        self.sock.received.get()
+    }
+    fn ahead(&self) -> Option<Place<Ahead>> {
+        Some(Place(self.sock.ahead.clone()))
     }
     fn lock(&self, _owned: &Place<SocketFlow>) -> bool {
         true

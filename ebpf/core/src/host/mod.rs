@@ -22,7 +22,7 @@ use bulkhead_abi::{
     Addr, Control, Counter, CounterKey, Direction, Event, FlowKey, FlowState, ListenerKey, LocalAddress,
     SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue, Verdict, Workload,
     flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener, Opening},
-    inspect::{ClassCount, ClassKey},
+    inspect::{Ahead, ClassCount, ClassKey},
     tables::{FailsafeKey, Home, Interface},
 };
 
@@ -227,6 +227,10 @@ pub struct Sock {
     pub owner: Option<SocketOwner>,
     /// Sequence numbers of the first bytes that come in and go out, where none has yet.
     pub starts: (Option<u32>, Option<u32>),
+    /// Sequence number that it waits for.
+    pub received: Cell<Option<u32>>,
+    /// What went on ahead of its turn.
+    pub ahead: Rc<RefCell<Ahead>>,
     /// Its storage; a clone of the socket shares it once there is something in it.
     pub storage: RefCell<Option<Rc<RefCell<SocketFlow>>>>,
     /// What it is for.
@@ -246,6 +250,8 @@ impl Sock {
             cookie: cgroup << 32 | netns,
             owner: Some(SocketOwner { cgroup, netns, ..SocketOwner::default() }),
             starts: (None, None),
+            received: Cell::new(None),
+            ahead: Rc::default(),
             storage: RefCell::default(),
             role: RefCell::default(),
             looped: Cell::new(false),

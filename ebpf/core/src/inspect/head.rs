@@ -210,6 +210,26 @@ impl Head {
         by(count(high) + count(low)).place
     }
 
+    /// The first of the first `count` bytes at which a TLS record may begin, counted from 1, by its type and its
+    /// version, as far as they are there; 0 where none may.
+    #[inline(always)]
+    pub(super) fn likely_record(self, count: u32) -> u32 {
+        let kinds = |word: u64| equal(word & (ONES * 0xfc), 0x14) | equal(word, 0x18);
+        let majors = |word: u64, there: u64| equal(word, 3) | (!there & TOPS);
+        let minors = |word: u64| equal(word & (ONES * 0xf8), 0);
+        let seen = by(count);
+        let kind_high = kinds(self.high) & self.there_high & seen.high;
+        let kind_low = kinds(self.low) & self.there_low & seen.low;
+        let (major_high, major_low) = (majors(self.high, self.there_high), majors(self.low, self.there_low));
+        // What is not there is zero, which is a version's second half.
+        let (minor_high, minor_low) = (minors(self.high), minors(self.low));
+        let high = kind_high & (major_high << 8 | major_low >> 56) & (minor_high << 16 | minor_low >> 48);
+        let low = kind_low & (major_low << 8 | 0x80) & (minor_low << 16 | 0x8080);
+        let high = onward(high);
+        let low = onward(low | (high & 0x80) << 56);
+        by(self::count(high) + self::count(low)).place
+    }
+
     /// The last four bytes, with `before` before them.
     #[inline(always)]
     pub(super) fn last(self, before: u32) -> u32 {

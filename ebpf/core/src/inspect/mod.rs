@@ -12,6 +12,7 @@
 //! in [`Inspection`]. What is heavy for the verifier is behind a method of [`Payload`], so that the kernel
 //! crate can put each into a function that is verified by itself.
 
+pub mod ahead;
 mod clear;
 pub mod datagram;
 mod head;
@@ -22,11 +23,15 @@ pub mod stream;
 mod tls;
 mod wrap;
 
-use bulkhead_abi::{Class, Conversation, Demand, Inspection, Protocol, Reason, Tls};
+use bulkhead_abi::{
+    Class, Conversation, Demand, Inspection, Protocol, Reason, Tls,
+    inspect::{Ahead, Early},
+};
 
 /// The functions behind [`Payload`]'s methods.
 pub mod leaves {
     pub use super::{
+        ahead::{NO_PLACE, UNSEEN, chain, find_due, find_place, join, likely, likely_within},
         clear::{
             binary_answer, binary_request, dialogue_answer, dialogue_request, late_binary_request,
             likely_request, paired, paired_answer, text_answer, text_request,
@@ -223,6 +228,42 @@ pub trait Payload: Sized {
         records::ident(self, inspection, cursor)
     }
 
+    /// [`ahead::find_place`].
+    #[inline(always)]
+    fn find_place(&self, ahead: &Ahead, next: u32, gap: u32, len: u32) -> u32 {
+        ahead::find_place(ahead, next, gap, len)
+    }
+
+    /// [`ahead::find_due`].
+    #[inline(always)]
+    fn find_due(&self, ahead: &Ahead, next: u32) -> u32 {
+        ahead::find_due(ahead, next)
+    }
+
+    /// [`ahead::chain`].
+    #[inline(always)]
+    fn chain(&self, at: u32) -> u64 {
+        ahead::chain(self, at)
+    }
+
+    /// [`ahead::likely`].
+    #[inline(always)]
+    fn likely(&self) -> u32 {
+        ahead::likely(self)
+    }
+
+    /// [`ahead::likely_within`].
+    #[inline(always)]
+    fn likely_within(&self, at: u32) -> u32 {
+        ahead::likely_within(self, at)
+    }
+
+    /// [`ahead::join`].
+    #[inline(always)]
+    fn join(&self, inspection: &mut Inspection, early: &Early, sender: u32) -> u32 {
+        ahead::join(inspection, early, sender)
+    }
+
     /// Follows SSH packets.
     #[inline(always)]
     fn packets(&self, inspection: &mut Inspection, cursor: &mut Cursor) -> u32 {
@@ -311,7 +352,11 @@ pub fn demand(inspection: &mut Inspection, demand: Demand) {
 /// followed when they were not before, because nobody knows where the next one begins.
 #[inline(always)]
 pub fn judge_again(inspection: &mut Inspection, new: Demand) -> Ruling {
+    let was_strict = stream::is_strict(inspection);
     demand(inspection, new);
+    if !was_strict && new.level == Tls::Require {
+        stream::miss(inspection);
+    }
     let class = Class::from_code(inspection.class);
     if new.level != Tls::Require || inspection.phase == Inspection::FRESH {
         return Ruling::Pass;

@@ -93,7 +93,8 @@ fn follow(payload: &impl Payload, own: &mut Stream, cursor: &mut Cursor, size: u
     }
     own.header_have = 0;
     if size == 5 {
-        own.record = at.wrapping_add(tls::record_len(header));
+        let len = tls::record_len(header);
+        (own.record, own.spent) = (at.wrapping_add(len), len as u16);
         return Said::Fine;
     }
     own.record = at.wrapping_add(4 + header.u32_at::<0>());

@@ -127,6 +127,12 @@ pub fn hello_offset(inspection: &Inspection, sender: u8, seq: u32) -> Option<u32
     Some(offset)
 }
 
+/// Sequence number up to which the direction of `sender` was read.
+#[inline(always)]
+pub fn read_to(inspection: &Inspection, sender: u32) -> u32 {
+    side(inspection, sender).next
+}
+
 /// What is known of a direction's TLS opening.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
@@ -178,7 +184,9 @@ pub fn enter(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut C
     }
     let early = cursor.seq.wrapping_sub(own.next);
     let inside = own.record.wrapping_sub(own.next);
-    let framed = matches!(own.state, mode::RECORDS | mode::PACKETS) && own.marks & mark::REPLAY == 0;
+    // Of records under `require` it is kept what went on early: see [`super::ahead`].
+    let framed = (own.state == mode::PACKETS || (own.state == mode::RECORDS && !strict))
+        && own.marks & mark::REPLAY == 0;
     if framed && own.header_have == 0 && inside >> 31 == 0 && early <= inside {
         // What is missing lies inside a record, where nothing is read.
         own.next = cursor.seq;
@@ -317,6 +325,28 @@ const ROUNDS: u32 = 32;
 const GAPS: u8 = 16;
 /// A direction of so many bytes, and still unknown, stays so.
 const ENOUGH: u32 = 1 << 16;
+
+/// From now on every byte counts, and where some were missing while it did not matter nobody knows where a
+/// message begins: what is known of the flow stays, and a direction that was still being read is one that was
+/// not seen from its beginning. Waiting for those bytes would be for ever, they are delivered.
+#[inline(always)]
+pub(super) fn miss(inspection: &mut Inspection) {
+    let [opener, receiver] = &mut inspection.streams;
+    if opener.gaps | receiver.gaps == 0 {
+        return;
+    }
+    match inspection.phase {
+        Inspection::FOLLOWING => inspection.phase = Inspection::DONE,
+        Inspection::READING => {
+            for stream in [opener, receiver] {
+                if stream.gaps != 0 {
+                    stream.state = mode::UNSEEN;
+                }
+            }
+        }
+        _ => {}
+    }
+}
 
 /// Whether what is not accepted is stopped.
 #[inline(always)]

@@ -2,7 +2,8 @@
 
 use bulkhead_abi::{
     Control, Conversation, Direction, FlowKey, FlowState, Inspection, Reason, SocketFlow, SocketRole,
-    Verdict, Workload, inspect::Datagrams,
+    Verdict, Workload,
+    inspect::{Ahead, Datagrams},
 };
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     pieces::{Before, Told},
 };
 use crate::{
-    inspect::{Ruling, datagram, stream},
+    inspect::{Cursor, Ruling, datagram, stream},
     judge::Decision,
     packet::Bytes,
     report::{Content, Report},
@@ -182,6 +183,8 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     type Tabled: Slot<FlowState>;
     /// What the socket at hand is for.
     type Role: Slot<SocketRole>;
+    /// What went on ahead of its turn at the socket at hand.
+    type Ahead: Slot<Ahead>;
 
     /// The socket at hand.
     fn socket(&self) -> Socket;
@@ -195,6 +198,11 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     /// The sequence number of the first byte that goes this way, where none has come through yet: as the
     /// socket at hand knows it.
     fn stream_start(&self, direction: Direction) -> Option<u32>;
+    /// The sequence number that the socket at hand waits for: all bytes before it are its program's.
+    fn received(&self) -> Option<u32>;
+    /// What went on ahead of its turn at the socket at hand, made when there is nothing yet; `None` without
+    /// memory.
+    fn ahead(&self) -> Option<Self::Ahead>;
     /// Whether the bytes of streams are looked at at all.
     fn reads_streams(&self) -> bool {
         true
@@ -278,6 +286,17 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     #[inline(always)]
     fn on_segment(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> Ruling {
         stream::segment(inspection, sender, seq, &Carried { bytes: self, at, len })
+    }
+    /// [`parts::early`] of the payload of `len` bytes at offset `at`.
+    #[inline(always)]
+    fn on_early(&self, (at, len): (u32, u32), inspection: &mut Inspection, sender: u8, seq: u32) -> bool {
+        let cursor = Cursor { seq, at: 0, len, sender: sender.into() };
+        parts::early(self, &Carried { bytes: self, at, len }, inspection, &cursor)
+    }
+    /// [`parts::settle`].
+    #[inline(always)]
+    fn on_settle(&self, inspection: &mut Inspection, sender: u8) -> Ruling {
+        parts::settle(self, &Carried { bytes: self, at: 0, len: 0 }, inspection, sender)
     }
     /// [`Before::of`]: asked apart, so that what is read does not depend on it.
     #[inline(always)]

@@ -15,7 +15,7 @@ use super::{
     reading::{self, Known, is_opener},
 };
 use crate::{
-    inspect::{self, Payload, Ruling, datagram::Readers, stream},
+    inspect::{self, Cursor, Payload, Ruling, ahead, datagram::Readers, stream},
     packet::{Bytes, Span},
     report::{self, Content},
     tables::Tables,
@@ -193,7 +193,48 @@ fn read<H: Hook>(hook: &H, flow: &mut SocketFlow, direction: Direction, sender: 
     if span.len == 0 {
         return Ruling::Pass;
     }
-    hook.on_segment((span.at, span.len), &mut flow.inspection, sender, span.seq)
+    let part = (span.at, span.len);
+    let ruling = hook.on_segment(part, &mut flow.inspection, sender, span.seq);
+    // What leaves, leaves in order.
+    if !strict || direction == Direction::Egress {
+        return ruling;
+    }
+    let has_more = flow.inspection.flags & Inspection::FLAG_AHEAD != 0;
+    match ruling {
+        Ruling::Hold if hook.on_early(part, &mut flow.inspection, sender, span.seq) => Ruling::Pass,
+        Ruling::Pass if has_more => hook.on_settle(&mut flow.inspection, sender),
+        ruling => ruling,
+    }
+}
+
+/// Whether a segment that comes before its turn may go on. Only where TCP waits for no more than was read:
+/// what stands between would else be its program's already, and nobody would read it.
+#[inline(always)]
+pub fn early<H: Hook>(
+    hook: &H,
+    payload: &impl Payload,
+    inspection: &mut Inspection,
+    cursor: &Cursor,
+) -> bool {
+    let read = stream::read_to(inspection, cursor.sender);
+    if hook.received().is_none_or(|received| read.wrapping_sub(received) >> 31 != 0) {
+        return false;
+    }
+    let Some(ahead) = hook.ahead() else { return false };
+    let passes = ahead.update(|ahead| ahead::pass(payload, inspection, ahead, cursor));
+    if passes {
+        inspection.flags |= Inspection::FLAG_AHEAD;
+    }
+    passes
+}
+
+/// Reads on over what went on early, behind a segment that came in its turn.
+#[inline(always)]
+pub fn settle<H: Hook>(hook: &H, payload: &impl Payload, inspection: &mut Inspection, sender: u8) -> Ruling {
+    match hook.ahead() {
+        Some(ahead) => ahead.update(|ahead| ahead::settle(payload, inspection, ahead, sender.into())),
+        None => stream::refuse(inspection, Reason::Unclassified),
+    }
 }
 
 /// Whether what is not accepted is stopped.

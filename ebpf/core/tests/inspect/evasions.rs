@@ -205,7 +205,7 @@ fn what_is_missing_inside_a_record_holds_nobody_up() {
         assert_eq!(talk.say_at(1, at(2000), &record[2000..3000]), Ruling::Pass, "its thousand comes later");
         // Behind the end of the record nothing is known before its header was read.
         let held = if demand.level == Tls::Require { Ruling::Hold } else { Ruling::Pass };
-        assert_eq!(talk.say_at(1, at(record.len() as u32 + 1), b"x"), held);
+        assert_eq!(talk.say_at(1, at(record.len() as u32 + 1), b"GET / HTTP/1.1\x17"), held);
         assert_eq!(talk.say_at(1, at(1000), &record[1000..2000]), Ruling::Pass);
         assert_eq!(talk.say_at(1, at(3000), &[&record[3000..], b"\x17\x03"].concat()), Ruling::Pass);
         let ruling = talk.say_at(1, at(record.len() as u32 + 2), b"GET /");
@@ -304,6 +304,23 @@ fn a_rule_that_gets_stricter_judges_what_is_known() {
     assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), UNCLASSIFIED);
     let mut talk = Talk::new(Demand::OFF);
     assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), Ruling::Pass);
+}
+
+#[test]
+fn what_was_missed_before_a_rule_got_stricter_is_not_waited_for() {
+    // Records were missed: the class stands, and nobody knows where the next one begins.
+    let mut talk = after(&flows::tls(), REPORT);
+    let next = talk.next(1);
+    assert_eq!(talk.say_at(1, next.wrapping_add(100), &[0xa5; 100]), Ruling::Pass);
+    assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), Ruling::Pass);
+    assert_eq!(talk.say_at(1, next.wrapping_add(200), &[0xa5; 100]), Ruling::Pass);
+    // Of a flow that was not known yet nothing is.
+    let mut talk = Talk::new(REPORT);
+    assert_eq!(talk.say(0, b"\x16"), Ruling::Pass);
+    let next = talk.next(0);
+    assert_eq!(talk.say_at(0, next.wrapping_add(10), &[0xa5; 10]), Ruling::Pass);
+    assert_eq!(inspect::judge_again(&mut talk.inspection, Demand::REQUIRE), Ruling::Pass);
+    assert_eq!(talk.say_at(0, next.wrapping_add(20), &[0xa5; 10]), UNCLASSIFIED);
 }
 
 #[test]

@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod ahead;
 mod anything;
 mod datagrams;
 mod encrypted;

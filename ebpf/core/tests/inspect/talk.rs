@@ -1,7 +1,7 @@
 //! Plays flows to the inspection.
 
-use bulkhead_abi::{App, Class, Demand, Inspection, Reason};
-use bulkhead_core::inspect::{self, Ruling, stream};
+use bulkhead_abi::{App, Class, Demand, Inspection, Reason, Tls, inspect::Ahead};
+use bulkhead_core::inspect::{self, Cursor, Ruling, ahead, stream};
 
 /// Who says what, in order: 0 is the opener.
 pub type Flow = Vec<(u8, Vec<u8>)>;
@@ -12,6 +12,8 @@ const FIRST: [u32; 2] = [u32::MAX - 9, u32::MAX - 40];
 /// A conversation under inspection.
 pub struct Talk {
     pub inspection: Inspection,
+    /// What went on ahead of its turn.
+    ahead: [Ahead; 2],
     next: [u32; 2],
     begun: [bool; 2],
     /// What was delivered.
@@ -23,7 +25,15 @@ impl Talk {
     pub fn new(demand: Demand) -> Self {
         let mut inspection = Inspection::default();
         inspect::demand(&mut inspection, demand);
-        Self { inspection, next: FIRST, begun: [false; 2], passed: [Vec::new(), Vec::new()], refused: None }
+        let ahead = Default::default();
+        Self {
+            inspection,
+            ahead,
+            next: FIRST,
+            begun: [false; 2],
+            passed: [Vec::new(), Vec::new()],
+            refused: None,
+        }
     }
 
     /// The next bytes of a direction.
@@ -43,7 +53,7 @@ impl Talk {
         if !std::mem::replace(&mut self.begun[usize::from(sender)], true) {
             stream::begin(&mut self.inspection, sender, FIRST[usize::from(sender)]);
         }
-        let ruling = stream::segment(&mut self.inspection, sender, seq, &bytes);
+        let ruling = read(&mut self.inspection, &mut self.ahead, sender, seq, bytes);
         if let Ruling::Refuse(reason) = ruling {
             self.refused.get_or_insert(reason);
         }
@@ -65,6 +75,32 @@ impl Talk {
 
     pub fn is_settled(&self) -> bool {
         inspect::is_settled(self.inspection.phase)
+    }
+}
+
+/// Reads a segment that comes in, as a socket's hook does.
+pub fn read(
+    inspection: &mut Inspection,
+    ahead: &mut [Ahead; 2],
+    sender: u8,
+    seq: u32,
+    bytes: &[u8],
+) -> Ruling {
+    let ahead = &mut ahead[usize::from(sender)];
+    let cursor = Cursor { seq, at: 0, len: bytes.len() as u32, sender: sender.into() };
+    let ruling = stream::segment(inspection, sender, seq, &bytes);
+    if inspection.level != Tls::Require as u8 {
+        return ruling;
+    }
+    match ruling {
+        Ruling::Hold if ahead::pass(&bytes, inspection, ahead, &cursor) => {
+            inspection.flags |= Inspection::FLAG_AHEAD;
+            Ruling::Pass
+        }
+        Ruling::Pass if inspection.flags & Inspection::FLAG_AHEAD != 0 => {
+            ahead::settle(&bytes, inspection, ahead, sender.into())
+        }
+        ruling => ruling,
     }
 }
 
