@@ -13,8 +13,10 @@ use bulkhead_abi::{
 };
 use bulkhead_core::{
     endpoint,
+    inspect::Ruling,
     judge::{self, Decision, Question, Sides},
     tables::Policy,
+    track::parts,
 };
 use bulkhead_sys::sock_diag::{Destroyed, Diag, Query, Socket, State, Target};
 use zerocopy::FromBytes;
@@ -266,7 +268,23 @@ impl<'a> Judge<'a> {
             // Who opened it is not known: it lives if either could have.
             None => Some(judge(true)).filter(denies).and(Some(judge(false)).filter(denies)),
         };
-        denial.map(|decision| (decision, opener.is_some()))
+        let contradicts = || self.contradiction(&flow?, judge(opener?));
+        denial.or_else(contradicts).map(|decision| (decision, opener.is_some()))
+    }
+
+    /// The denial of a flow that is allowed and whose bytes were not what its rule accepts now. Of one that is
+    /// not known yet the next bytes tell, and the kernel stops them.
+    fn contradiction(&self, flow: &SocketFlow, decision: Decision) -> Option<Decision> {
+        if flow.protocol != Protocol::TCP.0 || decision.verdict != Verdict::Allow || !self.left.is_empty() {
+            return None;
+        }
+        let mut flow = *flow;
+        (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
+        flow.reason = decision.reason as u8;
+        match parts::ask(self.reader, &mut flow, &self.policy.control) {
+            Ruling::Refuse(reason) => Some(Decision { verdict: Verdict::Deny, reason, ..decision }),
+            Ruling::Pass | Ruling::Hold => None,
+        }
     }
 
     /// Whether a flow is one of the proxy's, which ends what lost its right; one to an address that is

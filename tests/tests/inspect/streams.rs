@@ -114,6 +114,27 @@ fn a_live_clear_flow_ends_when_encryption_becomes_required() {
     see_end(&lab.client, &near);
 }
 
+#[test]
+fn a_silent_clear_flow_ends_when_encryption_becomes_required() {
+    require_agent!();
+    let lab = Lab::one_node();
+    for (port, from) in (7700..).zip(["off", "report"]) {
+        let agent = lab.agent(from);
+        let (near, far) = lab.connect(port);
+        talk(&lab, &near, &far);
+        // Of one on which nothing was said nothing is known.
+        let (silent, other) = lab.connect(port + 10);
+        agent.apply(&lab.policy("require")).unwrap();
+        // Nobody says anything.
+        see_reset(&lab.server, &far);
+        see_end(&lab.client, &near);
+        lab.client.send(&silent, b"\x16", None).unwrap();
+        assert_eq!(lab.server.recv(&other, SOON).unwrap().0, b"\x16");
+        lab.client.send(&silent, b"G", None).unwrap();
+        see_reset(&lab.server, &other);
+    }
+}
+
 /// Clear text both ways.
 fn talk(lab: &Lab, near: &Socket, far: &Socket) {
     lab.client.send(near, REQUEST, None).unwrap();
