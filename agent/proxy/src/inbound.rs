@@ -79,18 +79,19 @@ async fn shake_hands<N: Node>(
                 format!("whoever has {local} is in no zone, so there is no name to show"),
             )
         })?;
-        let tls = TlsAcceptor::from(shared.keeper.server(&own)?)
+        let mut tls = TlsAcceptor::from(shared.keeper.server(&own)?)
             .accept(socket::wire(stream))
             .await
             .map_err(|error| HandshakeError::from_io(&error))?;
         end::speaks_http2(tls.get_ref().1.alpn_protocol())?;
         let peer = shared.keeper.peer(tls.get_ref().1.peer_certificates(), Usage::Client, None)?;
+        tls.get_mut().1.set_buffer_limit(Some(settings.unsent));
         let connection = h2::server::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.tunnel_window)
             .max_frame_size(settings.frame)
             .max_header_list_size(16 << 10)
-            .max_send_buffer_size(1 << 20)
+            .max_send_buffer_size(settings.unsent)
             .max_concurrent_streams(u32::try_from(settings.streams * 2).unwrap_or(u32::MAX))
             .handshake(tls)
             .await

@@ -129,19 +129,20 @@ impl Tunnel {
         })?;
         let shaken =
             TlsConnector::from(config).connect(ServerName::IpAddress(route.to.into()), socket::wire(stream));
-        let tls = tokio::time::timeout(settings.handshake, shaken)
+        let mut tls = tokio::time::timeout(settings.handshake, shaken)
             .await
             .map_err(|_| slow(at))?
             .map_err(|error| Refusal::from(HandshakeError::from_io(&error)).at(at))?;
         end::speaks_http2(tls.get_ref().1.alpn_protocol()).map_err(|refusal| refusal.at(at))?;
         let chain = tls.get_ref().1.peer_certificates();
         let peer = keeper.peer(chain, Usage::Server, Some(&route.expected)).map_err(Refusal::from)?;
+        tls.get_mut().1.set_buffer_limit(Some(settings.unsent));
         let handshake = h2::client::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.tunnel_window)
             .max_frame_size(settings.frame)
             .max_header_list_size(16 << 10)
-            .max_send_buffer_size(1 << 20)
+            .max_send_buffer_size(settings.unsent)
             .enable_push(false)
             .initial_max_send_streams(settings.streams)
             .handshake(tls);
