@@ -2,6 +2,7 @@
 //!
 //! * [`programs`]: real programs, and what they and a capture of the wire see.
 //! * [`refusals`]: peers that cannot prove who they are, or may not, and ways around the proxy.
+//! * [`operating`]: limits that change, and a node that is taken away.
 //! * [`outages`]: agents and proxies that die under load, and certificates that are replaced under it.
 //!
 //! `lab` has the nodes, `wire` the capture, `storm` many connections, `peers` what is spoken to the tunnel's
@@ -9,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod lab;
+mod operating;
 mod outages;
 mod peers;
 mod programs;
