@@ -108,6 +108,9 @@ reasons! {
     Virtual = 5, "virtual";
     /// By way of the node's proxy, which gives it mutual TLS.
     Proxied = 6, "proxied";
+    /// Between two workloads of this node, for which the kernel vouches instead of the proxy
+    /// (`local = "attest"`).
+    Attested = 7, "attested";
     /// A `[[deny]]` rule.
     DenyRule = 16, "deny-rule";
     /// A zone isolates the direction, and no rule allowed it.

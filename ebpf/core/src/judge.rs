@@ -134,18 +134,17 @@ pub fn judge<T: Tables>(
 pub fn lookup<T: Tables>(policy: &Policy<'_, T>, question: &Question) -> Option<SideAnswer> {
     let cell = policy.cell(question.from, question.to, question.protocol, question.port)?;
     let answer = pick(question.sides, cell.egress(), cell.ingress());
-    if answer.verdict != Verdict::Allow || is_direct(question, &cell.demand()) {
+    let demand = cell.demand();
+    if answer.verdict != Verdict::Allow || demand.level != Tls::Mutual {
         return Some(answer);
+    }
+    // The kernel knows both ends, and no wire is between them.
+    if question.sides == Sides::Both && demand.floor & Demand::ATTEST != 0 {
+        return Some(SideAnswer { reason: Reason::Attested, ..answer });
     }
     let reports = !enforces(policy, question.from) && !enforces(policy, question.to);
     let verdict = if reports { Verdict::Audit } else { Verdict::Deny };
     Some(SideAnswer { verdict, reason: Reason::OutsideProxy, ..answer })
-}
-
-/// Whether the flow may go straight from one program to the other.
-#[inline(always)]
-fn is_direct(question: &Question, demand: &Demand) -> bool {
-    demand.level != Tls::Mutual || (question.sides == Sides::Both && demand.floor & Demand::ATTEST != 0)
 }
 
 /// How a flow is to be encrypted, and whether anybody enforces that.

@@ -88,11 +88,14 @@ impl Policy {
             _ => egress,
         };
         let (mut verdict, mut reason) = (side.verdict, side.reason);
-        let attested = decision.tls.is_attested() && asked == Asked::Both;
-        if verdict == Verdict::Allow && decision.tls.level == Tls::Mutual && !attested {
+        if verdict == Verdict::Allow && decision.tls.level == Tls::Mutual {
             // Nothing that the judges send goes by way of the proxy.
             let enforced = self.enforces(from) || self.enforces(to);
-            (verdict, reason) = (if enforced { Verdict::Deny } else { Verdict::Audit }, Reason::OutsideProxy);
+            (verdict, reason) = match () {
+                () if decision.tls.is_attested() && asked == Asked::Both => (verdict, Reason::Attested),
+                () if enforced => (Verdict::Deny, Reason::OutsideProxy),
+                () => (Verdict::Audit, Reason::OutsideProxy),
+            };
         }
         let rule = side.rule.map(|rule| rule.location.to_string());
         Decision { label: (name(from), name(to), verdict, reason), rule }

@@ -202,7 +202,7 @@ fn attested_neighbours_need_no_proxy() {
     assert!(capture.end().holds(MARKER), "the capture misses what is there");
     let class = ["bulkhead_flow_classes_total", "from_zone=\"web\"", "to_zone=\"db\"", "tls=\"mutual\""];
     Lab::wait_metric(lab.near(), &class);
-    Lab::wait_counted(lab.near(), &Pair::new("web", "db", "allow", "allow-rule"));
+    Lab::wait_counted(lab.near(), &Pair::new("web", "db", "allow", "attested"));
     let text = lab.near().metrics().unwrap();
     assert!(metric(&text, &["bulkhead_proxy_connections_total"]).is_none(), "{text}");
 }

@@ -263,7 +263,7 @@ fn what_the_kernel_vouches_for_needs_no_proxy_on_one_node() {
         let listener = lab.listen(server);
         let pair = lab.connect(&listener);
         lab.talk(&pair);
-        counted(&agents[0], &before, "allow", "allow-rule");
+        counted(&agents[0], &before, "allow", "attested");
     }
     drop((agents, lab));
     // Across nodes nobody vouches.
