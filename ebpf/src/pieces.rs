@@ -2,11 +2,11 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::__sk_buff,
-    helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes},
+    bindings::{__sk_buff, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ringbuf_query, bpf_skb_load_bytes},
     programs::SkBuffContext,
 };
-use bulkhead_abi::{SocketFlow, inspect::Piece, names::Loss};
+use bulkhead_abi::{SocketFlow, inspect::Piece, limits, names::Loss};
 use bulkhead_core::{
     report::Report as _,
     track::{Before, Told, parts},
@@ -97,18 +97,30 @@ pub extern "C" fn leaf_record(skb: *mut __sk_buff, flow: *const SocketFlow, plac
     let piece = unsafe { entry.assume_init_mut() };
     head(piece, skb, flow, sender);
     piece.offset = which as u32;
+    let how = wakes(piece);
     if len == 0 {
         keep(piece, flow, sender);
-        entry.submit(0);
+        entry.submit(how);
         return 0;
     }
     let count = fill(piece, skb, at, len);
     if count == 0 {
-        entry.discard(0);
+        entry.discard(how);
     } else {
-        entry.submit(0);
+        entry.submit(how);
     }
     count
+}
+
+/// Whether the daemon is woken for this piece. It looks by itself ten times a second, which costs less than to
+/// be woken for each connection; what it may have to end the connection for does not wait.
+#[inline(always)]
+fn wakes(piece: &Piece) -> u64 {
+    let ring = core::ptr::from_ref(&maps::PIECES).cast_mut().cast();
+    // SAFETY: a ring buffer, and something that may be asked of one.
+    let unread = unsafe { bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA.into()) };
+    let urgent = piece.floor > Piece::KERNEL_FLOOR || unread > u64::from(limits::PIECES) / 4;
+    u64::from(if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
 #[inline(always)]

@@ -23,6 +23,11 @@ use crate::store::Store;
 
 /// Pieces taken at once.
 const BATCH: usize = 64;
+/// How often the ring is looked at. It wakes nobody before it is a quarter full, but for a handshake that may
+/// have to be ended: to be woken for each costs more than to read it.
+const LOOK: Duration = Duration::from_millis(100);
+/// Batches taken then, at most: the ring once over.
+const LOOKS: usize = bulkhead_abi::limits::PIECES as usize / size_of::<Piece>() / BATCH;
 /// How often openings that nothing follows are let go.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the inventory is written down.
@@ -100,6 +105,8 @@ impl Reading {
         let mut stream = crate::readiness::watch(stream)?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = &mut stopped => return Ok(()),
@@ -111,22 +118,35 @@ impl Reading {
                         self.save();
                     }
                 }
+                _ = look.tick() => {
+                    for _ in 0..LOOKS {
+                        if !self.read(stream.get_mut()) {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                }
                 ready = stream.readable_mut() => {
                     let mut ready = ready?;
-                    let pieces: Vec<Piece> = ready.get_inner_mut().drain(BATCH);
-                    if pieces.len() < BATCH {
+                    if !self.read(ready.get_inner_mut()) {
                         ready.clear_ready();
                     }
                     drop(ready);
-                    let now = self.begun.elapsed();
-                    for piece in &pieces {
-                        let told = self.openings.take(piece, now);
-                        self.take(&told);
-                    }
                     tokio::task::yield_now().await;
                 }
             }
         }
+    }
+
+    /// Reads some pieces; whether there are more.
+    fn read(&mut self, stream: &mut PieceStream) -> bool {
+        let pieces: Vec<Piece> = stream.drain(BATCH);
+        let now = self.begun.elapsed();
+        for piece in &pieces {
+            let told = self.openings.take(piece, now);
+            self.take(&told);
+        }
+        pieces.len() == BATCH
     }
 
     fn take(&self, openings: &[Opening]) {

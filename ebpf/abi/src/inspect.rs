@@ -602,6 +602,8 @@ impl Piece {
     pub const BYTES: usize = 1024;
     /// The most that is told of one direction.
     pub const STREAM_BYTES: u32 = 4096;
+    /// The highest floor ([`Demand::floor`]) that shows to the kernel: one above is enforced by who reads pieces.
+    pub const KERNEL_FLOOR: u8 = 3;
 }
 
 const _: () = {

@@ -2,11 +2,13 @@
 //!
 //! * [`streams`]: TCP, of which not one byte in clear arrives, and both ends hear of it.
 //! * [`order`]: TCP whose segments overtake one another.
+//! * [`reading`]: how many handshakes user space reads at once.
 //! * [`datagrams`]: UDP, of which each datagram is judged.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod datagrams;
 mod lab;
 mod order;
+mod reading;
 mod streams;
 mod wire;

@@ -72,7 +72,7 @@ fn what_overtakes_and_what_is_lost_slows_require_no_more_than_it_must() {
     require_agent!();
     let lab = Lab::new();
     let mut number = numbers();
-    let blob: Vec<u8> = std::iter::repeat_with(|| number().to_le_bytes()).take(3 << 20).flatten().collect();
+    let blob: Vec<u8> = std::iter::repeat_with(|| number().to_le_bytes()).take(1 << 20).flatten().collect();
     let key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key -out cert \
                -subj /CN=x -days 2 2>/dev/null && exec openssl s_server -quiet -WWW -accept 7443 -cert cert -key key";
     let launch = Launch::new(["sh", "-c", key]).file("blob", blob.clone());
@@ -130,7 +130,7 @@ fn what_overtakes_and_what_is_lost_slows_require_no_more_than_it_must() {
 }
 
 /// A TLS handshake and what a server says behind it: records, all as long as each other.
-fn conversation() -> (Vec<Vec<u8>>, Vec<u8>) {
+pub(crate) fn conversation() -> (Vec<Vec<u8>>, Vec<u8>) {
     let recorded = include_str!("../../../ebpf/core/tests/inspect/flows/tls13.txt");
     let digits = |text: &str| -> Vec<u8> {
         let pairs = text.as_bytes().chunks(2);
