@@ -34,9 +34,9 @@ const BARS: [(Subject, &str); 5] = [
 ];
 
 const WIDTH: f64 = 1240.0;
-const HEIGHT: f64 = 560.0;
+const HEIGHT: f64 = 580.0;
 /// Top of the bars' field, in both rows.
-const TOPS: [f64; 2] = [124.0, 364.0];
+const TOPS: [f64; 2] = [124.0, 386.0];
 const FIELD: f64 = 130.0;
 const BAR: f64 = 36.0;
 
@@ -49,13 +49,16 @@ pub(crate) fn svg(results: &Results) -> String {
         "Two hops of mutual TLS as a ratio to a direct connection: higher is better",
     );
     for (index, (subject, class)) in BARS.iter().enumerate() {
-        picture::legend(&mut svg, LEFT + 130.0 * index as f64, class, subject.name());
+        let missing =
+            results.subjects.iter().any(|known| known.subject == *subject && known.unavailable.is_some());
+        let name = format!("{}{}", subject.name(), if missing { ": not available" } else { "" });
+        picture::legend(&mut svg, LEFT + 170.0 * index as f64, class, &name);
     }
     row(&mut svg, results, &SPEED, TOPS[0]);
-    picture::begin(&mut svg, "h", LEFT, TOPS[1] - 50.0, "What it takes: lower is better");
+    picture::begin(&mut svg, "h", LEFT, TOPS[1] - 58.0, "What it takes: lower is better");
     row(&mut svg, results, &COST, TOPS[1]);
     let machine = results.machine.short();
-    let below = format!("client, server and both hops share processors {:?}. {machine}", results.cpus);
+    let below = format!("Client, server and both hops share {} processors. {machine}", results.cpus.len());
     picture::begin(&mut svg, "s", LEFT, HEIGHT - 18.0, below);
     svg.push_str("</svg>\n");
     svg
@@ -66,7 +69,7 @@ fn row(svg: &mut String, results: &Results, panels: &[Panel], top: f64) {
     let panel = (WIDTH - 20.0 - LEFT) / panels.len() as f64;
     for (index, (measure, title, detail)) in panels.iter().enumerate() {
         let middle = LEFT + panel * (index as f64 + 0.5);
-        picture::middle(svg, "t", middle, top - 30.0 + 2.0, title);
+        picture::middle(svg, "t", middle, top - 28.0, title);
         picture::middle(svg, "s", middle, bottom + 18.0, detail);
         let values: Vec<Option<f64>> =
             BARS.iter().map(|(subject, _)| results.find(*subject, *measure).and_then(shown)).collect();

@@ -205,3 +205,28 @@ impl Aim {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{Measure, Samples};
+    use crate::proxy::subject::Subject;
+
+    #[test]
+    fn a_ratio_is_of_the_same_round() {
+        let mut samples = Samples::default();
+        for (round, direct, ours) in [(0, 10.0, Some(5.0)), (1, 100.0, None), (2, 20.0, Some(4.0))] {
+            samples.add(Subject::Direct, Measure::OneStream, round, direct);
+            if let Some(ours) = ours {
+                samples.add(Subject::Bulkhead, Measure::OneStream, round, ours);
+            }
+        }
+        let figures = samples.figures().unwrap();
+        let ours = figures.iter().find(|figure| figure.subject == Subject::Bulkhead).unwrap();
+        let ratio = ours.to_direct.unwrap();
+        assert_eq!((ratio.min, ratio.max, ratio.count), (0.2, 0.5, 2));
+        assert!(
+            figures.iter().all(|figure| figure.to_direct.is_none() == (figure.subject == Subject::Direct))
+        );
+    }
+}

@@ -82,3 +82,47 @@ fn place(results: &Results, measure: Measure) -> String {
     let peers = Subject::ALL.into_iter().skip(2).filter(ahead).map(Subject::name).collect::<Vec<_>>();
     if peers.is_empty() { String::new() } else { format!("behind {}", peers.join(", ")) }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::text;
+    use crate::machine::Machine;
+    use crate::proxy::chart;
+    use crate::proxy::results::{Measure, Note, Results, Samples};
+    use crate::proxy::subject::{Known, Subject};
+
+    #[test]
+    fn who_has_no_figures_is_named_with_the_reason() {
+        let mut samples = Samples::default();
+        samples.add(Subject::Direct, Measure::OneStream, 0, 20.0);
+        samples.add(Subject::Bulkhead, Measure::OneStream, 0, 9.0);
+        samples.add(Subject::Nginx, Measure::OneStream, 0, 10.0);
+        let known = |subject, why: Option<&str>| Known {
+            subject,
+            version: "1.0".to_owned(),
+            unavailable: why.map(str::to_owned),
+        };
+        let results = Results {
+            machine: Machine::here(),
+            cpus: vec![0, 1],
+            rounds: 1,
+            seconds: 1.0,
+            subjects: vec![
+                known(Subject::Direct, None),
+                known(Subject::Bulkhead, None),
+                known(Subject::Nginx, None),
+                known(Subject::Envoy, Some("no such package")),
+            ],
+            figures: samples.figures().unwrap(),
+            notes: vec![Note { subject: Subject::Nginx, what: "it broke".to_owned() }],
+        };
+        let text = text(&results);
+        assert!(text.contains("Envoy: not available: no such package"), "{text}");
+        assert!(text.contains("nginx: it broke"), "{text}");
+        let row = text.lines().find(|line| line.starts_with("one stream")).unwrap();
+        assert!(row.ends_with("9.00 (0.45)     10.00 (0.50)  >= 0.40 of direct: met  behind nginx"), "{row}");
+        // What is missing is no bar.
+        assert_eq!(chart::svg(&results).matches("<title>").count(), 2);
+    }
+}

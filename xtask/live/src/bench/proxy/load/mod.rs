@@ -97,3 +97,97 @@ pub(crate) fn end(end: &End) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::{Load, ask, serve};
+
+    /// What a carrier does to the bytes that it carries to the server.
+    type Damage = fn(u64, &mut Vec<u8>);
+
+    /// A server, and somebody in front of it who damages what it carries; where to go.
+    fn carried(damage: Damage) -> SocketAddrV4 {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = server.local_addr().unwrap();
+        serve::answer(server).unwrap();
+        let carrier = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let SocketAddr::V4(at) = carrier.local_addr().unwrap() else { unreachable!() };
+        thread::spawn(move || {
+            for client in carrier.incoming().flatten() {
+                let server = TcpStream::connect(to).unwrap();
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || copy(client, server, damage));
+                thread::spawn(move || copy(back.0, back.1, |_, _| {}));
+            }
+        });
+        at
+    }
+
+    fn copy(mut from: TcpStream, mut to: TcpStream, damage: Damage) {
+        let (mut buffer, mut place) = (vec![0; 4096], 0);
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let mut piece = buffer[..count].to_vec();
+            damage(place, &mut piece);
+            place += count as u64;
+            if to.write_all(&piece).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    }
+
+    const LOADS: [Load; 4] = [
+        Load::Stream { streams: 2 },
+        Load::Connect { at_once: 2 },
+        Load::Round { connections: 2 },
+        Load::ConnectEverywhere { at_once: 2, first: Ipv4Addr::LOCALHOST, addresses: 1 },
+    ];
+
+    #[test]
+    fn what_arrives_whole_is_a_figure() {
+        let at = carried(|_, _| {});
+        for load in LOADS {
+            let outcome = ask::ask(load, at, Duration::from_millis(50)).unwrap();
+            assert!(outcome.count > 0 && outcome.seconds > 0.0, "{load:?}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_byte_that_is_changed_lost_or_doubled_is_none() {
+        let damages: [Damage; 3] = [
+            |place, piece| {
+                if place > 9_000 {
+                    piece[0] ^= 1
+                }
+            },
+            |place, piece| {
+                if place > 9_000 {
+                    drop(piece.pop())
+                }
+            },
+            |place, piece| {
+                if place > 9_000 {
+                    piece.push(piece[0])
+                }
+            },
+        ];
+        for damage in damages {
+            let at = carried(damage);
+            assert!(ask::ask(LOADS[0], at, Duration::from_millis(50)).is_err());
+        }
+        let at = carried(|place, piece| {
+            if place > 0 {
+                piece[40 % piece.len()] ^= 1
+            }
+        });
+        assert!(ask::ask(LOADS[2], at, Duration::from_secs(10)).is_err());
+        let at = carried(|_, piece| piece[40 % piece.len()] ^= 1);
+        assert!(ask::ask(LOADS[1], at, Duration::from_secs(10)).is_err());
+    }
+}

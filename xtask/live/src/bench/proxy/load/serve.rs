@@ -22,15 +22,17 @@ struct Server {
 
 /// Prints `ready` and serves until the process is killed.
 pub(super) fn serve(at: SocketAddrV4) -> Result<()> {
-    let listener = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}"))?;
-    let server = Arc::new(Server { listener, waiting: AtomicUsize::new(0) });
-    for _ in 0..SPARE {
-        begin(&server)?;
-    }
+    answer(TcpListener::bind(at).with_context(|| format!("cannot listen on {at}"))?)?;
     println!("ready");
     loop {
         thread::park();
     }
+}
+
+/// Serves from now on, in threads of its own.
+pub(super) fn answer(listener: TcpListener) -> Result<()> {
+    let server = Arc::new(Server { listener, waiting: AtomicUsize::new(0) });
+    (0..SPARE).try_for_each(|_| begin(&server))
 }
 
 fn begin(server: &Arc<Server>) -> Result<()> {
