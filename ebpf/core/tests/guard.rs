@@ -7,7 +7,7 @@ use bulkhead_abi::{Addr, Direction, FlowState, Identity, Protocol, Reason, Verdi
 use bulkhead_core::{
     guard::Mark,
     host::{
-        Frame, Node, Sock,
+        Frame, Node, Sock, Tables,
         wire::{self, ACK, RST, SYN, Wire},
     },
 };
@@ -237,6 +237,29 @@ fn later_fragments_follow_an_allowed_first_one() {
     // Who is in no zone may cut as he likes.
     let free = Wire { src: WORLD_ADDR, dst: Addr::v4([203, 0, 113, 1]), ..packet };
     assert_eq!(goes(&node, &fragment(&free, 6, 48, 60, false)), Verdict::Allow);
+}
+
+#[test]
+fn what_an_older_flow_left_is_no_first_fragment_of_a_newer_one() {
+    let mut node = guarded();
+    allow_web_to_db(&mut node);
+    let send = |node: &Node, bytes: &[u8]| {
+        let frame = Frame { mark: Mark::WIRE.into(), ..Frame::forwarded() };
+        node.goes_out(TO_VM, &frame, &Sock::none(), bytes)
+    };
+    let open = tcp(FAR_WEB, VM);
+    assert_eq!(forwarded(&node, WIRE, TO_VM, &open), Verdict::Allow);
+    assert_eq!(forwarded(&node, TO_VM, WIRE, &tcp(FAR_WEB, VM).reversed().flags(SYN | ACK)), Verdict::Allow);
+    node.take_counters();
+
+    // Then there is no zone any more, and the tuple comes again.
+    node.tables = Tables::default();
+    node.control.generation += 2;
+    let again = open.payload(&[7; 100]);
+    assert_eq!(send(&node, &fragment(&again, 1, 0, 48, true)), Verdict::Allow);
+    assert_eq!(send(&node, &fragment(&again, 1, 48, 60, false)), Verdict::Allow);
+    assert!(node.take_counters().is_empty(), "nobody's packets count for a zone of before");
+    assert!(node.fragments().is_empty());
 }
 
 /// From web's socket to the virtual address: as its own layer sees it, and at its interface.

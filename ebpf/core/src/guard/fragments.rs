@@ -5,11 +5,11 @@
 //! is for endpoints that have none here. The table is bounded; what does not fit is denied.
 
 use bulkhead_abi::{
-    Addr, Reason, Verdict,
+    Addr, FlowState, Reason, Verdict,
     flow::{FirstFragment, FragmentKey},
 };
 
-use super::{Guard, judge_flow};
+use super::{Guard, judge_flow, transit::is_of};
 use crate::{
     packet,
     track::{Outcome, Slot, State},
@@ -108,11 +108,22 @@ pub fn first_fragment<G: Guard>(
     first: &FirstFragment,
     verdict: Verdict,
 ) -> Outcome {
-    let Some(flow) = guard.transit(&state.key) else { return Outcome::Verdict(verdict) };
-    let remembered = FirstFragment { seen: guard.now(), slot: flow.read(|flow| flow.slot), ..*first };
+    let now = guard.now();
+    let slot = guard.transit(&state.key).and_then(|place| place.read(|flow| slot_of(state, flow, now)));
+    // What the table holds under this key may be of before, and not what let the packet pass.
+    let Some(slot) = slot else { return Outcome::Verdict(verdict) };
+    let remembered = FirstFragment { seen: now, slot, ..*first };
     if guard.remember_fragment(&remembered) {
         Outcome::Verdict(verdict)
     } else {
         Outcome::Anomaly(Reason::Fragment)
     }
+}
+
+/// The counter slot of the flow that a packet which passes is of; `None` if it is of another one.
+#[inline(always)]
+fn slot_of(state: &State, flow: &FlowState, now: u64) -> Option<u32> {
+    let [judged, _] = flow.judged;
+    let ours = judged == state.control.generation && is_of(state, flow, now);
+    ours.then_some(flow.slot)
 }

@@ -23,14 +23,20 @@ pub fn transit<G: Guard>(guard: &G, state: &State) -> Outcome {
     }
 }
 
+/// Whether this is the packet's flow: a connection that was answered cannot be opened, so a segment that opens
+/// is of another one.
+#[inline(always)]
+pub(super) fn is_of(state: &State, flow: &FlowState, now: u64) -> bool {
+    let opens = state.segment().is_some_and(|segment| segment.opens);
+    flow.tag == state.key.tag()
+        && !is_expired(flow, now, state.protocol)
+        && !(opens && flow.tcp != TcpState::Opening as u8)
+}
+
 #[inline(always)]
 fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome {
     let now = guard.now();
-    let opens = state.segment().is_some_and(|segment| segment.opens);
-    if flow.tag != state.key.tag()
-        || is_expired(flow, now, state.protocol)
-        || (opens && flow.tcp != TcpState::Opening as u8)
-    {
+    if !is_of(state, flow, now) {
         return Outcome::Untracked;
     }
     let source_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low();

@@ -181,9 +181,14 @@ impl Book {
             Reads::Later(id, at) => self.later(view, packet, &from, id, at),
             _ => {
                 let ruling = self.flow(view, packet, behind, carried, mark);
-                if let (true, Some((id, end)), Some(flow)) =
-                    (ruling.0, packet.first, self.flows.get(&packet.key()))
-                {
+                let flow = self.flows.get(&packet.key()).filter(|flow| {
+                    // Not one of before, which is another than the one that opens here.
+                    let opens = matches!(packet.reads, Reads::Segment { opens: true, .. });
+                    flow.number == view.number
+                        && flow.lives(&packet.key(), view.now)
+                        && !(opens && flow.tcp != Tcp::Opening)
+                });
+                if let (true, Some((id, end)), Some(flow)) = (ruling.0, packet.first, flow) {
                     let counted = flow.counts.then(|| flow.decision.clone());
                     let first = First { number: view.number, end, counted, seen: view.now };
                     self.first.insert((packet.src.0, packet.dst.0, id), first);
