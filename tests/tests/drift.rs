@@ -6,8 +6,8 @@ mod power;
 
 use std::time::Duration;
 
-use bulkhead_abi::tables::{FailsafeKey, PairValue, PrefixValue, RuleKey, WorkloadValue};
-use bulkhead_abi::{Control, PairKey, Protocol};
+use bulkhead_abi::tables::{FailsafeKey, Home, Interface, PairValue, PrefixValue, RuleKey, WorkloadValue};
+use bulkhead_abi::{Addr, Control, LocalAddress, PairKey, Protocol};
 use bulkhead_datapath::maps::{CONTROL_FLAGS, Maps};
 use bulkhead_datapath::table::TrieKey;
 use bulkhead_tests::harness::threat::{DB, Lab, heard};
@@ -62,7 +62,7 @@ fn metric(agent: &Agent, name: &str) -> u64 {
 /// What the tables say of the two.
 struct Entries {
     web: (u64, WorkloadValue),
-    db: (TrieKey<bulkhead_abi::Addr>, PrefixValue),
+    db: (TrieKey<Addr>, PrefixValue),
     pair: (PairKey, PairValue),
 }
 
@@ -151,7 +151,7 @@ fn false_entries_show_in_traffic_and_are_written_right() {
             "PREFIXES",
             Box::new(|| {
                 // A narrower one takes the address out of its zone; so does nobody being anybody.
-                let key = TrieKey { bits: 128, data: bulkhead_abi::Addr::v4([10, 99, 2, 1]) };
+                let key = TrieKey { bits: 128, data: Addr::v4([10, 99, 2, 1]) };
                 maps.prefixes.set(&key, &PrefixValue { identity: [web; 2] }).unwrap();
             }),
             1,
@@ -203,6 +203,111 @@ fn false_entries_show_in_traffic_and_are_written_right() {
     verdicts_hold(&lab);
     let text = String::from_utf8(agent.run("status", &[]).unwrap().stdout).unwrap();
     assert!(text.contains(&format!("{} entries were not, before", total + 2)), "{text}");
+}
+
+#[test]
+fn false_surroundings_are_found_and_written_right() {
+    require_agent!();
+    let lab = Lab::new().unwrap();
+    let agent = prepare(&lab, 0).flag("--guard-interfaces=port*").start().unwrap();
+    let reader = agent.reader().unwrap();
+    let maps = reader.maps();
+    let (web, nowhere) = (Addr::v4([10, 99, 1, 1]), Addr::v4([198, 51, 100, 7]));
+    wait_until(LONG, "all is told", || {
+        let known = |addr| maps.locals.get(&addr).unwrap().map_or(0, |local| local.netns);
+        let home = maps.homes.get(&known(web)).unwrap();
+        let behind = |netns| maps.interfaces.entries().unwrap().iter().any(|(_, at)| at.netns == netns);
+        home.is_some_and(|home| home.flags & Home::FLAG_GUARDED != 0) && behind(known(web))
+    })
+    .unwrap();
+
+    let local = maps.locals.get(&web).unwrap().unwrap();
+    let home = maps.homes.get(&local.netns).unwrap().unwrap();
+    let interfaces = maps.interfaces.entries().unwrap();
+    let (index, interface) = *interfaces.iter().find(|(_, at)| at.netns == local.netns).unwrap();
+    let said = || {
+        let mut locals = maps.locals.entries().unwrap();
+        locals.sort_unstable_by_key(|(addr, _)| *addr);
+        let (mut homes, mut interfaces) = (maps.homes.entries().unwrap(), maps.interfaces.entries().unwrap());
+        homes.sort_unstable_by_key(|(netns, _)| *netns);
+        interfaces.sort_unstable_by_key(|(index, _)| *index);
+        (locals, homes, interfaces)
+    };
+    let before = said();
+
+    type Change<'a> = Box<dyn Fn() + 'a>;
+    let changes: [(&str, &str, Change<'_>); 9] = [
+        (
+            "LOCALS",
+            "an address given to nobody",
+            Box::new(|| {
+                maps.locals.remove_all(&[web]).unwrap();
+            }),
+        ),
+        (
+            "LOCALS",
+            "an address given to somebody else",
+            Box::new(|| maps.locals.set(&web, &LocalAddress { netns: local.netns + 1, ..local }).unwrap()),
+        ),
+        (
+            "LOCALS",
+            "an address that is not here",
+            Box::new(|| maps.locals.set(&nowhere, &LocalAddress { addr: nowhere, ..local }).unwrap()),
+        ),
+        (
+            "HOMES",
+            "a namespace that nobody knows",
+            Box::new(|| {
+                maps.homes.remove_all(&[local.netns]).unwrap();
+            }),
+        ),
+        (
+            "HOMES",
+            "a namespace that sends from elsewhere",
+            Box::new(|| maps.homes.set(&local.netns, &Home { v4: nowhere, ..home }).unwrap()),
+        ),
+        (
+            "HOMES",
+            "a namespace that is said to have a proxy",
+            Box::new(|| {
+                let flags = home.flags | Home::FLAG_PROXIED;
+                maps.homes.set(&local.netns, &Home { flags, ..home }).unwrap();
+            }),
+        ),
+        (
+            "INTERFACES",
+            "an interface that leads nowhere",
+            Box::new(|| {
+                maps.interfaces.remove_all(&[index]).unwrap();
+            }),
+        ),
+        (
+            "INTERFACES",
+            "an interface with other machines behind it",
+            Box::new(|| {
+                let flags = interface.flags | Interface::FLAG_WIRE;
+                maps.interfaces.set(&index, &Interface { netns: 0, flags }).unwrap();
+            }),
+        ),
+        (
+            "INTERFACES",
+            "an interface that is not there",
+            Box::new(|| maps.interfaces.set(&9_999_999, &interface).unwrap()),
+        ),
+    ];
+    for (table, what, change) in changes {
+        change();
+        is_found(&agent, table, 1, what);
+        assert_eq!(said(), before, "{what}");
+    }
+    assert_eq!(metric(&agent, "bulkhead_policy_drift_repaired_total"), 9);
+
+    // What the host itself changes is no drift.
+    lab.ns("web").unwrap().ip("addr add 10.99.1.9/24 dev eth0").unwrap();
+    let added = Addr::v4([10, 99, 1, 9]);
+    wait_until(LONG, "the address is known", || maps.locals.get(&added).unwrap().is_some()).unwrap();
+    let answer = agent.run("status", &["--verify"]).unwrap();
+    assert_eq!(answer.status.code(), Some(0), "{answer:?}");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Only the agent writes these tables, and between two commits both versions of each entry are equal. So
 //! whatever differs was changed by somebody else, or is a defect. It must not run beside a commit: the
-//! one who commits also looks.
+//! one who commits also looks. Tables that follow the host rather than the policy are compared with what
+//! was told last (`told`).
 //!
 //! A repair is no commit: a table that was tampered with holds a mixture already, so entries are put
 //! right in place, both versions at once. A new generation follows, so that flows that were judged by
@@ -14,15 +15,18 @@ use std::{
 };
 
 use bulkhead_abi::{
-    Addr, Cell, Control, Identity, IdentityState, PairKey, RuleKey, names,
-    tables::{FailsafeKey, IdentityValue, PairValue, PrefixValue, UnionValue, WorkloadValue},
+    Addr, Cell, Control, Identity, IdentityState, LocalAddress, PairKey, RuleKey, names,
+    tables::{
+        FailsafeKey, Home, IdentityValue, Interface, PairValue, PrefixValue, UnionValue, WorkloadValue,
+    },
 };
-use bulkhead_policy::Prefix;
+use bulkhead_policy::{Prefix, prefix::to_ip};
 
 use crate::{
     DatapathError,
     maps::{CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_HOST, Maps},
     table::{Plain, Table, TrieKey},
+    told::Last,
 };
 
 /// How the kernel's tables differ from what they should hold.
@@ -79,6 +83,12 @@ pub enum Key {
     Failsafe(FailsafeKey),
     /// A word of `CONTROL`.
     Control(&'static str),
+    /// Of `LOCALS`.
+    Local(Addr),
+    /// Of `HOMES`: a network namespace's cookie.
+    Home(u64),
+    /// Of `INTERFACES`: an interface's index.
+    Interface(u32),
 }
 
 impl Drift {
@@ -106,6 +116,28 @@ impl Drift {
             }
         }
         Ok(())
+    }
+
+    /// Compares the tables that follow the host; what to write so that they are right.
+    fn compare_told(&mut self, maps: &Maps, last: &Last) -> Result<Surroundings, DatapathError> {
+        let mut fix = Surroundings::default();
+        if let Some(locals) = &last.locals {
+            let wanted = locals.iter().map(|(&addr, &local)| (addr, local));
+            let value = |local: &LocalAddress| format!("namespace {}", local.netns);
+            fix.locals = self.compare(&maps.locals, wanted, |&addr| Key::Local(addr), value)?;
+        }
+        let held = maps.homes.entries()?.into_iter().collect();
+        if let Some(homes) = last.homes(&held) {
+            let value =
+                |home: &Home| format!("{} and {}, flags {:#x}", to_ip(home.v4), to_ip(home.v6), home.flags);
+            fix.homes = self.compare(&maps.homes, homes.into_iter(), |&netns| Key::Home(netns), value)?;
+        }
+        if let Some(interfaces) = &last.interfaces {
+            let wanted = interfaces.iter().map(|(&index, &interface)| (index, interface));
+            let value = |at: &Interface| format!("namespace {}, flags {:#x}", at.netns, at.flags);
+            fix.interfaces = self.compare(&maps.interfaces, wanted, |&index| Key::Interface(index), value)?;
+        }
+        Ok(fix)
     }
 
     /// Compares one table; what to write so that it is right.
@@ -211,6 +243,7 @@ pub(crate) fn find(maps: &Maps, wanted: Wanted<'_>) -> Result<Drift, DatapathErr
         |_| "open".to_owned(),
     )?;
     drift.compare_control(maps, &wanted.control)?;
+    drift.compare_told(maps, &maps.told.lock())?;
     Ok(drift)
 }
 
@@ -224,6 +257,7 @@ pub(crate) fn repair(maps: &Maps, drift: &Drift) -> Result<u64, DatapathError> {
     drift.prefixes.write(&maps.prefixes)?;
     drift.workloads.write(&maps.workloads)?;
     drift.failsafe.write(&maps.failsafe)?;
+    repair_told(maps)?;
     let mut generation = maps.generation()?;
     if let Some(control) = drift.control {
         generation = generation.max(control.generation);
@@ -232,6 +266,23 @@ pub(crate) fn repair(maps: &Maps, drift: &Drift) -> Result<u64, DatapathError> {
     }
     maps.control.store(CONTROL_GENERATION, generation + 1)?;
     Ok(generation + 1)
+}
+
+/// The host may have changed since it was compared, so it is compared again.
+fn repair_told(maps: &Maps) -> Result<(), DatapathError> {
+    let last = maps.told.lock();
+    let fix = Drift::default().compare_told(maps, &last)?;
+    fix.locals.write(&maps.locals)?;
+    fix.homes.write(&maps.homes)?;
+    fix.interfaces.write(&maps.interfaces)
+}
+
+/// What to write so that the tables that follow the host are right.
+#[derive(Default)]
+struct Surroundings {
+    locals: Fix<Addr, LocalAddress>,
+    homes: Fix<u64, Home>,
+    interfaces: Fix<u32, Interface>,
 }
 
 /// What to write so that a table is right.

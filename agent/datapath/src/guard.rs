@@ -28,6 +28,7 @@ use crate::{
     keep::Harm,
     maps::CONTROL_HOST,
     programs::{Loaded, is_same},
+    told,
 };
 use filters::Filters;
 use links::{Found, Held};
@@ -88,7 +89,6 @@ pub struct Guard {
     held: Held,
     filters: Filters,
     maps: Arc<Maps>,
-    interfaces: BTreeMap<u32, Interface>,
 }
 
 /// One of its two programs.
@@ -123,7 +123,6 @@ impl Guard {
             links: links.to_owned(),
             held: Held::new(),
             filters: Filters::open(&NetNs::current()?, links)?,
-            interfaces: maps.interfaces.entries()?.into_iter().collect(),
             maps: Arc::clone(maps),
         })
     }
@@ -207,17 +206,7 @@ impl Guard {
 
     /// Tells the kernel about the guarded interfaces, in place of what it was told before.
     pub fn set_interfaces(&mut self, wanted: &BTreeMap<u32, Interface>) -> Result<(), DatapathError> {
-        let new: Vec<_> = wanted
-            .iter()
-            .filter(|(index, interface)| self.interfaces.get(index) != Some(interface))
-            .map(|(&index, &interface)| (index, interface))
-            .collect();
-        let gone: Vec<u32> =
-            self.interfaces.keys().filter(|index| !wanted.contains_key(index)).copied().collect();
-        self.maps.interfaces.set_all(&new)?;
-        self.maps.interfaces.remove_all(&gone)?;
-        self.interfaces.clone_from(wanted);
-        Ok(())
+        told::set_interfaces(&self.maps, wanted).map(drop)
     }
 }
 

@@ -17,10 +17,11 @@ mod programs;
 mod reader;
 mod sockets;
 pub mod table;
+mod told;
 mod trial;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -174,9 +175,8 @@ impl Datapath {
 
     /// Takes the guard of an earlier agent off every interface; how many those were.
     pub fn take_guard_off(&self) -> Result<usize, DatapathError> {
-        let held: Vec<u32> = self.maps.interfaces.entries()?.into_iter().map(|(index, _)| index).collect();
         let done = guard::take_off(&self.links, &self.maps_dir)?;
-        self.maps.interfaces.remove_all(&held)?;
+        told::set_interfaces(&self.maps, &BTreeMap::new())?;
         Ok(done.interfaces)
     }
 

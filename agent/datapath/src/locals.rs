@@ -1,80 +1,67 @@
 //! Which addresses are on this node, in which namespace, and where the proxy listens.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::PoisonError,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_abi::{Addr, LocalAddress, tables::Home};
 
-use crate::{DatapathError, Maps, Surroundings};
+use crate::{
+    DatapathError, Maps, Surroundings,
+    told::{self, Last},
+};
 
 /// Makes the kernel's tables say just this: the namespaces that are known, and by the cookie of the
-/// namespace that has it each address; how many entries were touched. What is new is written first.
+/// namespace that has it each address; how many entries were touched.
 pub(crate) fn set(
     maps: &Maps,
     surroundings: &Surroundings,
     locals: &BTreeMap<Addr, u64>,
 ) -> Result<usize, DatapathError> {
-    let held: BTreeMap<Addr, u64> =
-        maps.locals.entries()?.into_iter().map(|(addr, local)| (addr, local.netns)).collect();
-    let new: Vec<_> = locals
-        .iter()
-        .filter(|(addr, netns)| held.get(addr) != Some(netns))
-        .map(|(&addr, &netns)| (addr, LocalAddress { addr, netns }))
-        .collect();
-    let gone: Vec<Addr> = held.keys().filter(|addr| !locals.contains_key(addr)).copied().collect();
-    maps.locals.set_all(&new)?;
-    maps.locals.remove_all(&gone)?;
-    Ok(new.len() + gone.len() + set_homes(maps, surroundings, locals)?)
+    let mut last = maps.told.lock();
+    let wanted = locals.iter().map(|(&addr, &netns)| (addr, LocalAddress { addr, netns })).collect();
+    let touched = told::tell(&maps.locals, last.locals.take(), &wanted)?;
+    last.locals = Some(wanted);
+    // One without an address is known all the same: its sockets need not be told of again.
+    let mut homes: BTreeMap<u64, Home> =
+        surroundings.known.iter().map(|&netns| (netns, Home::default())).collect();
+    homes.extend(homes_of(locals, &surroundings.likely));
+    for netns in &surroundings.guarded {
+        if let Some(home) = homes.get_mut(netns) {
+            home.flags |= Home::FLAG_GUARDED;
+        }
+    }
+    let proxied = last.proxied.clone();
+    Ok(touched + set_homes(maps, &mut last, Some(homes), proxied)?)
 }
 
 /// Makes the kernel's table say that the proxy listens in these namespaces and no others; how many entries
 /// were touched.
 pub(crate) fn set_proxied(maps: &Maps, proxied: &BTreeSet<u64>) -> Result<usize, DatapathError> {
-    let _alone = maps.homes_lock.lock().unwrap_or_else(PoisonError::into_inner);
-    let held: BTreeMap<u64, Home> = maps.homes.entries()?.into_iter().collect();
-    let unheard = proxied.iter().filter(|netns| !held.contains_key(netns));
-    let changed: Vec<_> = held
-        .iter()
-        .map(|(&netns, &home)| (netns, home))
-        .chain(unheard.map(|&netns| (netns, Home::default())))
-        .map(|(netns, home)| {
-            let flag = if proxied.contains(&netns) { Home::FLAG_PROXIED } else { 0 };
-            (netns, Home { flags: home.flags & !Home::FLAG_PROXIED | flag, ..home })
-        })
-        .filter(|(netns, home)| held.get(netns) != Some(home))
-        .collect();
-    maps.homes.set_all(&changed)?;
-    Ok(changed.len())
+    let mut last = maps.told.lock();
+    let homes = last.homes.clone();
+    set_homes(maps, &mut last, homes, Some(proxied.clone()))
 }
 
+/// Makes `HOMES` hold these namespaces, or, where none were told yet, those that it holds.
 fn set_homes(
     maps: &Maps,
-    surroundings: &Surroundings,
-    locals: &BTreeMap<Addr, u64>,
+    last: &mut Last,
+    homes: Option<BTreeMap<u64, Home>>,
+    proxied: Option<BTreeSet<u64>>,
 ) -> Result<usize, DatapathError> {
-    // One without an address is known all the same: its sockets need not be told of again.
-    let mut homes: BTreeMap<u64, Home> =
-        surroundings.known.iter().map(|&netns| (netns, Home::default())).collect();
-    homes.extend(homes_of(locals, &surroundings.likely));
-    let _alone = maps.homes_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let held: BTreeMap<u64, Home> = maps.homes.entries()?.into_iter().collect();
-    for (netns, home) in &mut homes {
-        if surroundings.guarded.contains(netns) {
-            home.flags |= Home::FLAG_GUARDED;
-        }
-        home.flags |= held.get(netns).map_or(0, |held| held.flags & Home::FLAG_PROXIED);
-    }
-    let new: Vec<_> = homes
-        .iter()
-        .filter(|(netns, home)| held.get(netns) != Some(home))
-        .map(|(&netns, &home)| (netns, home))
-        .collect();
-    let gone: Vec<u64> = held.keys().filter(|netns| !homes.contains_key(netns)).copied().collect();
-    maps.homes.set_all(&new)?;
-    maps.homes.remove_all(&gone)?;
-    Ok(new.len() + gone.len())
+    let plain =
+        |(&netns, &home): (&u64, &Home)| (netns, Home { flags: home.flags & !Home::FLAG_PROXIED, ..home });
+    let new = Last {
+        homes: homes.clone().or_else(|| Some(held.iter().map(plain).collect())),
+        proxied,
+        ..Last::default()
+    };
+    let before = last.homes(&held);
+    last.homes = None;
+    let wanted = new.homes(&held).unwrap_or_default();
+    let touched = told::tell(&maps.homes, before, &wanted)?;
+    (last.homes, last.proxied) = (homes, new.proxied);
+    Ok(touched)
 }
 
 /// The address per family that each namespace sends from: the only one, or of several the likely one;

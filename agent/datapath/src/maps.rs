@@ -3,7 +3,6 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
 use bulkhead_abi::{
@@ -21,6 +20,7 @@ use bulkhead_sys::map::MappedU64s;
 use crate::{
     DatapathError,
     table::{Table, TrieKey},
+    told::Told,
 };
 
 /// The maps, open.
@@ -78,8 +78,8 @@ pub struct Maps {
     pub socket_roles: Table<u32, SocketRole>,
     /// Connections that were turned into the proxy.
     pub turned: Table<TurnedKey, TurnedValue>,
-    /// Held by whoever changes [`Maps::homes`], which several do for different reasons.
-    pub(crate) homes_lock: Mutex<()>,
+    /// What this process said last of [`Maps::locals`], [`Maps::homes`] and [`Maps::interfaces`].
+    pub(crate) told: Told,
     folder: PathBuf,
 }
 
@@ -122,7 +122,7 @@ impl Maps {
             pieces: bulkhead_sys::pin::open(&maps.join(names::PIECES))?,
             socket_roles: Table::open(maps, names::SOCKET_ROLES)?,
             turned: Table::open(maps, names::TURNED)?,
-            homes_lock: Mutex::new(()),
+            told: Told::default(),
             folder: maps.to_owned(),
         })
     }

@@ -2,6 +2,7 @@
 
 use bulkhead_abi::verdict::Side;
 use bulkhead_abi::{Identity, Protocol};
+use bulkhead_policy::prefix::to_ip;
 
 use super::reconcile::Verified;
 use crate::config::display_failsafe;
@@ -63,5 +64,8 @@ fn key(key: &Key, label: impl Fn(Identity) -> String) -> String {
             format!("{side} {}", display_failsafe(key))
         }
         Key::Control(word) => (*word).to_owned(),
+        Key::Local(addr) => to_ip(*addr).to_string(),
+        Key::Home(netns) => format!("namespace {netns}"),
+        Key::Interface(index) => format!("interface {index}"),
     }
 }

@@ -19,7 +19,7 @@ use bulkhead_tests::harness::packet::{Ip, Tcp, flags};
 use bulkhead_tests::harness::{Agent, Cgroup, Dial, Errno, Kind, Peer, Serve, wait_until};
 use bulkhead_tests::require_agent;
 
-use lab::{CLIENTS, Lab, MUTUAL, NOTHING, SERVERS, SOON, at, counted, policy};
+use lab::{CLIENTS, Lab, MUTUAL, NOTHING, SERVERS, SOON, at, counted, policy, prepare};
 use toy::{Sockets, addr, connect};
 
 #[test]
@@ -80,7 +80,7 @@ fn nobody_goes_around_from_where_there_is_no_agent() {
     require_agent!();
     let lab = Lab::two_nodes();
     // The client's node has none.
-    let agent = Agent::start(&lab.roots[1], &policy(MUTUAL)).unwrap();
+    let agent = prepare(&lab.roots[1], &policy(MUTUAL)).start().unwrap();
     let _toy = toy::Toy::start(&agent, &lab.proxies[1], &[lab.pair.ns("b").unwrap()]).unwrap();
     for server in SERVERS {
         let before = agent.counters().unwrap();
@@ -329,7 +329,7 @@ fn another_workload_of_the_same_namespace_is_not_the_client() {
         .map(|root| {
             // Only the cgroup says who the client is, where it runs.
             let policy = policy(MUTUAL) + "[zone.stranger]\ncgroups = [\"stranger\"]\n";
-            Agent::start(root, &policy.replace("\"10.77.0.1/32\", ", "\"192.0.2.9/32\", ")).unwrap()
+            prepare(root, &policy.replace("\"10.77.0.1/32\", ", "\"192.0.2.9/32\", ")).start().unwrap()
         })
         .collect();
     let toys = lab.toys(&agents);
