@@ -329,7 +329,7 @@ pub extern "C" fn leaf_prepare(skb: *mut __sk_buff, state: *mut State) -> u32 {
 /// [`parts::owned`]; an outcome's code.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn leaf_owned(skb: *mut __sk_buff, state: *const State) -> u32 {
+pub extern "C" fn leaf_owned(skb: *mut __sk_buff, state: *const State) -> u64 {
     with(skb, state, |hook, state| parts::owned(hook, state).to_code())
 }
 
@@ -379,14 +379,14 @@ pub extern "C" fn leaf_listening(skb: *mut __sk_buff, state: *const State) -> u3
 /// [`parts::tracked`]; an outcome's code.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn leaf_tracked(skb: *mut __sk_buff, state: *const State) -> u32 {
+pub extern "C" fn leaf_tracked(skb: *mut __sk_buff, state: *const State) -> u64 {
     with(skb, state, |hook, state| parts::tracked(hook, state).to_code())
 }
 
 /// [`parts::untracked`]; an outcome's code.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn leaf_untracked(skb: *mut __sk_buff, state: *const State) -> u32 {
+pub extern "C" fn leaf_untracked(skb: *mut __sk_buff, state: *const State) -> u64 {
     with(skb, state, |hook, state| parts::untracked(hook, state).to_code())
 }
 
@@ -455,12 +455,16 @@ pub extern "C" fn leaf_doom(state: *const State, cookie: u64, netns: u64, whose:
 const TELL_OPENER: u32 = 1;
 const TELL_FIRST: u32 = 2;
 const TELL_ELSEWHERE: u32 = 4;
+const TELL_LATER: u32 = 8;
 
 /// As a number, for the border between two functions.
 #[inline(always)]
 pub fn telling_bits(telling: Telling) -> u32 {
     let bit = |set: bool, bit: u32| if set { bit } else { 0 };
-    bit(telling.opener, TELL_OPENER) | bit(telling.first, TELL_FIRST) | bit(telling.elsewhere, TELL_ELSEWHERE)
+    bit(telling.opener, TELL_OPENER)
+        | bit(telling.first, TELL_FIRST)
+        | bit(telling.elsewhere, TELL_ELSEWHERE)
+        | bit(telling.later, TELL_LATER)
 }
 
 /// From its number.
@@ -470,14 +474,15 @@ pub fn telling_of(bits: u32) -> Telling {
         opener: bits & TELL_OPENER != 0,
         first: bits & TELL_FIRST != 0,
         elsewhere: bits & TELL_ELSEWHERE != 0,
+        later: bits & TELL_LATER != 0,
     }
 }
 
 #[inline(always)]
-fn with(skb: *mut __sk_buff, state: *const State, work: impl FnOnce(&Skb, &State) -> u32) -> u32 {
+fn with<R: From<u8>>(skb: *mut __sk_buff, state: *const State, work: impl FnOnce(&Skb, &State) -> R) -> R {
     // SAFETY: null or, by the verifier's word, a whole state.
     match unsafe { state.as_ref() } {
         Some(state) => work(&Skb::new(SkBuffContext::new(skb)), state),
-        None => Verdict::Deny as u32,
+        None => R::from(Verdict::Deny as u8),
     }
 }

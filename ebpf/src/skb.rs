@@ -25,8 +25,8 @@ use bulkhead_core::{
     packet::{Bytes, Span, Words},
     report::Content,
     track::{
-        Before, Cast, Entry, Finding, Hook, Known, Outcome, Ownership, Slot, Socket, State, Telling, Told,
-        Whose, parts,
+        Before, Cast, Entry, Finding, Hook, Judged, Known, Outcome, Ownership, Slot, Socket, State, Telling,
+        Told, Whose, parts,
     },
 };
 
@@ -342,8 +342,8 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn on_owned(&self, state: &State) -> Outcome {
-        Outcome::from_code(leaf::leaf_owned(self.ctx.skb.skb, state))
+    fn on_owned(&self, state: &State) -> Judged {
+        Judged::from_code(leaf::leaf_owned(self.ctx.skb.skb, state))
     }
 
     #[inline(always)]
@@ -352,13 +352,13 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn on_tracked(&self, state: &State) -> Outcome {
-        Outcome::from_code(leaf::leaf_tracked(self.ctx.skb.skb, state))
+    fn on_tracked(&self, state: &State) -> Judged {
+        Judged::from_code(leaf::leaf_tracked(self.ctx.skb.skb, state))
     }
 
     #[inline(always)]
-    fn on_untracked(&self, state: &State) -> Outcome {
-        Outcome::from_code(leaf::leaf_untracked(self.ctx.skb.skb, state))
+    fn on_untracked(&self, state: &State) -> Judged {
+        Judged::from_code(leaf::leaf_untracked(self.ctx.skb.skb, state))
     }
 
     #[inline(always)]

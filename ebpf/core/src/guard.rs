@@ -284,7 +284,7 @@ fn refuse_from<G: Guard>(
         return Verdict::Allow;
     }
     let decision = judge::anomaly(&policy, reason, judged, from, to);
-    let telling = Telling { opener: true, first: true, elsewhere: false };
+    let telling = Telling { opener: true, first: true, elsewhere: false, later: false };
     let _slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
     decision.verdict
 }

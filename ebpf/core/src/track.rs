@@ -39,7 +39,7 @@ use crate::{
 };
 
 pub(crate) use self::{tabled::tcp_after, telling::again};
-pub use hook::{Entry, Finding, Hook, Outcome, Ownership, Slot, Socket, Telling, Whose};
+pub use hook::{Entry, Finding, Hook, Judged, Outcome, Ownership, Slot, Socket, Telling, Whose};
 pub use pieces::{Before, Told};
 pub use reading::Known;
 pub use role::Cast;
@@ -112,24 +112,26 @@ fn is_read(flow: &SocketFlow) -> bool {
 
 #[inline(always)]
 fn judge_packet<H: Hook>(hook: &H, state: &State) -> Verdict {
-    let mut outcome = Outcome::Untracked;
+    let mut judged = Judged::done(Outcome::Untracked);
     if state.control.flags & Control::FLAG_MUTUAL != 0 && is_parts(state) {
-        outcome = inspected::after(hook, state, hook.on_proxied(state));
+        judged = inspected::after(hook, state, Judged::done(hook.on_proxied(state)));
     }
-    if outcome == Outcome::Untracked {
-        outcome = match state.kind {
-            Kind::Discovery => Outcome::Verdict(Verdict::Allow),
-            Kind::Malformed(reason) => Outcome::Anomaly(reason),
-            Kind::IcmpError => hook.on_icmp_error(state),
-            Kind::Segment(_) if state.socket == Socket::Listening => hook.on_listening(state),
+    if judged.outcome == Outcome::Untracked {
+        judged = match state.kind {
+            Kind::Discovery => Judged::done(Outcome::Verdict(Verdict::Allow)),
+            Kind::Malformed(reason) => Judged::done(Outcome::Anomaly(reason)),
+            Kind::IcmpError => Judged::done(hook.on_icmp_error(state)),
+            Kind::Segment(_) if state.socket == Socket::Listening => Judged::done(hook.on_listening(state)),
             _ if is_owned(hook, state) => inspected::after(hook, state, hook.on_owned(state)),
             _ => hook.on_tracked(state),
         };
     }
-    if outcome == Outcome::Untracked {
-        outcome = hook.on_untracked(state);
+    if judged.outcome == Outcome::Untracked {
+        judged = hook.on_untracked(state);
     }
-    match content::after(hook, state, outcome) {
+    let judged = content::after(hook, state, judged);
+    judged.count(hook);
+    match judged.outcome {
         Outcome::Verdict(verdict) => verdict,
         Outcome::Anomaly(reason) => hook.on_anomaly(state, reason),
         Outcome::Untracked => hook.on_anomaly(state, Reason::Inconsistent),
@@ -361,7 +363,7 @@ pub fn anomaly<H: Hook>(hook: &H, state: &State, reason: Reason) -> Verdict {
     let decision = judge::anomaly(&policy, reason, judged, from, to);
     // What passes here belongs to no flow, and is none.
     let first = decision.verdict != Verdict::Allow;
-    let telling = Telling { opener: state.leaves(), first, elsewhere: false };
+    let telling = Telling { opener: state.leaves(), first, elsewhere: false, later: false };
     let _slot = hook.account(state, &decision, &own, telling);
     decision.verdict
 }

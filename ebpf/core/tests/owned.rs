@@ -305,11 +305,15 @@ fn failsafe_ports_hold_for_the_nodes_own_sockets() {
 
 #[test]
 fn an_outcome_survives_the_border_between_two_functions() {
-    use bulkhead_core::track::Outcome;
+    use bulkhead_core::track::{Judged, Outcome};
     let verdicts = Verdict::ALL.iter().map(|verdict| Outcome::Verdict(*verdict));
     let anomalies = Reason::ALL.iter().map(|reason| Outcome::Anomaly(*reason));
     for outcome in verdicts.chain(anomalies).chain([Outcome::Untracked]) {
         assert_eq!(Outcome::from_code(outcome.to_code()), outcome);
+        let done = Judged::done(outcome);
+        for judged in [done, Judged { slot: 7, first: 1, ..done }, Judged { packet: 1, ..done }] {
+            assert_eq!(Judged::from_code(judged.to_code()), judged);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use bulkhead_tests::harness::{Agent, Dial, Kind, Serve, Socket};
+use bulkhead_tests::harness::{Agent, Dial, Kind, Pair, Serve, Socket};
 use bulkhead_tests::require_agent;
 
 use crate::lab::{Lab, NOTHING, SOON, counted};
@@ -25,6 +25,27 @@ fn no_datagram_in_clear_arrives_where_encryption_is_required() {
             }
             assert!(lab.server.recv(&talk.far, NOTHING).is_err(), "a query arrived");
             counted(&agent, &before, "deny", "clear-text", 1);
+        }
+    }
+}
+
+#[test]
+fn a_refused_datagram_is_counted_as_that_and_nowhere_else() {
+    require_agent!();
+    for lab in [Lab::one_node(), Lab::sender_alone(), Lab::receiver_alone()] {
+        let agent = lab.agent("require");
+        for (port, connected) in [(7150, false), (7151, true)] {
+            let before = agent.counters().unwrap();
+            let talk = lab.talk(port, connected);
+            for sent in 1..4 {
+                let _refused = talk.ask(&lab, QUERY);
+                assert!(lab.server.recv(&talk.far, NOTHING).is_err(), "a query arrived");
+                let moved = agent.counters().unwrap().since(&before);
+                let refused = Pair::new("client", "server", "deny", "clear-text");
+                let counter = moved.get(&refused);
+                assert_eq!((counter.flows, counter.packets), (1, sent), "{moved:?}");
+                assert!(moved.iter().all(|(pair, _)| *pair == refused), "{moved:?}");
+            }
         }
     }
 }

@@ -28,18 +28,22 @@ impl Lab {
 
     /// No agent at the client's.
     pub(crate) fn receiver_alone() -> Lab {
-        let elsewhere = Cgroup::new("elsewhere").unwrap();
-        Lab::new(
-            Some(elsewhere),
-            "[zone.client]\ncidrs = [\"10.77.0.1/32\"]\n[zone.server]\ncgroups = [\"server\"]\n",
-        )
+        let zones = "[zone.client]\ncidrs = [\"10.77.0.1/32\"]\n[zone.server]\ncgroups = [\"server\"]\n";
+        Lab::new(Some("client"), zones)
     }
 
-    fn new(elsewhere: Option<Cgroup>, zones: &'static str) -> Lab {
+    /// No agent at the server's.
+    pub(crate) fn sender_alone() -> Lab {
+        let zones = "[zone.client]\ncgroups = [\"client\"]\n[zone.server]\ncidrs = [\"10.77.0.2/32\"]\n";
+        Lab::new(Some("server"), zones)
+    }
+
+    fn new(out: Option<&str>, zones: &'static str) -> Lab {
         let pair = Topology::pair().unwrap();
         let root = Cgroup::new("node").unwrap();
-        let client = elsewhere.as_ref().unwrap_or(&root).child("client").unwrap();
-        let server = root.child("server").unwrap();
+        let elsewhere = out.map(|_| Cgroup::new("elsewhere").unwrap());
+        let place = |name| elsewhere.as_ref().filter(|_| out == Some(name)).unwrap_or(&root);
+        let [client, server] = ["client", "server"].map(|name| place(name).child(name).unwrap());
         Lab {
             client: Peer::spawn(Some(pair.ns("a").unwrap()), Some(&client)).unwrap(),
             server: Peer::spawn(Some(pair.ns("b").unwrap()), Some(&server)).unwrap(),

@@ -2,8 +2,8 @@
 //!
 //! The expectations are the oracle's, joined to the meaning of flows: whoever opened one is asked as its
 //! opener, replies pass because the flow does, and a verdict lasts until the policy changes. What is sent is
-//! clear text that nobody knows, so a datagram passes only where its rule lets such pass; it is counted as
-//! one of its flow all the same, and as refused.
+//! clear text that nobody knows, so a datagram passes only where its rule lets such pass; one that does not is
+//! counted as refused, and not as one of its flow.
 
 use bulkhead_abi::{Direction, Protocol, Reason, Verdict};
 use bulkhead_core::host::wire::{ACK, SYN, Wire};
@@ -70,7 +70,7 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub struct Expected {
     pub passes: bool,
-    /// What counts it, and whether it counts as a flow too.
+    /// What counts it, and whether it counts as a flow too. The last one counts the packet.
     pub counted: Vec<(Decision, bool)>,
 }
 
@@ -133,6 +133,8 @@ impl Conversation {
             && let Some(refused) = self.refused_for_its_bytes(policy, step.at)
         {
             expected.passes = false;
+            // What would be denied is told of all the same.
+            expected.counted.retain(|(decision, first)| *first && decision.verdict() == Verdict::Audit);
             expected.counted.push((refused, self.deny()));
         }
         expected

@@ -179,8 +179,13 @@ impl Court {
         let first_reply = step.from == End::Receiver && step.opens;
         let once = step.at == step.from || conversation.place == Place::Opener;
         self.tally.replies += usize::from(first_reply && once);
-        let by = |first| Counter { flows: u64::from(first), packets: 1, bytes: packet.len() as u64 };
-        let wanted: BTreeMap<_, _> = counted.iter().map(|(d, first)| (d.label.clone(), by(*first))).collect();
+        let last = counted.len().saturating_sub(1);
+        let by = |at, first| {
+            let (packets, bytes) = if at == last { (1, packet.len() as u64) } else { (0, 0) };
+            Counter { flows: u64::from(first), packets, bytes }
+        };
+        let moves = counted.iter().enumerate().map(|(at, (d, first))| (d.label.clone(), by(at, *first)));
+        let wanted: BTreeMap<_, _> = moves.collect();
         let host = self.node.take_counters();
         let host: BTreeMap<_, _> = host.iter().map(|(key, counter)| (policy.label(key), *counter)).collect();
         assert!(
@@ -190,11 +195,11 @@ impl Court {
             self.seed,
             describe(policy),
         );
-        for (decision, first) in counted {
-            let counter = self.counted.entry(decision.label.clone()).or_default();
-            counter.flows += u64::from(first);
-            counter.packets += 1;
-            counter.bytes += packet.len() as u64;
+        for (at, (decision, first)) in counted.into_iter().enumerate() {
+            let (counter, more) = (self.counted.entry(decision.label.clone()).or_default(), by(at, first));
+            counter.flows += more.flows;
+            counter.packets += more.packets;
+            counter.bytes += more.bytes;
             if first && decision.verdict() != bulkhead_abi::Verdict::Allow {
                 self.told.push(decision);
             }

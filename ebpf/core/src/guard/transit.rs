@@ -50,7 +50,9 @@ fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome 
     let sender = if source_opened { carried(guard, state) } else { None };
     let same = sender.is_none_or(|sender| sender == flow.from);
     if judged == state.control.generation && same {
-        return again(guard, state, Verdict::from_code(verdict), flow.slot);
+        let judged = again(guard, state, Verdict::from_code(verdict), flow.slot);
+        judged.count(guard);
+        return judged.outcome;
     }
     let policy = state.policy(guard);
     let (opener, target) =
@@ -70,7 +72,7 @@ fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome 
     let decision = judge::judge(&policy, &question, || None);
     let elsewhere = flow.flags & FlowState::FLAG_LOCAL != 0;
     let first = decision.verdict != Verdict::from_code(verdict);
-    let telling = Telling { opener: source_opened, first, elsewhere };
+    let telling = Telling { opener: source_opened, first, elsewhere, later: false };
     flow.slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
     write(flow, state.control.generation, &decision, sides);
     state.out(decision.verdict)
@@ -128,7 +130,8 @@ pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
     if decision.verdict.passes() {
         return guard.on_begin(state, &asked, &decision);
     }
-    let telling = Telling { opener: true, first: true, elsewhere: asked.has(Asked::ELSEWHERE) };
+    let elsewhere = asked.has(Asked::ELSEWHERE);
+    let telling = Telling { opener: true, first: true, elsewhere, later: false };
     let _slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
     if asked.has(Asked::CARRIED)
         && let Some(sequence) = sequence(guard, state)
@@ -185,7 +188,8 @@ pub fn begin<G: Guard>(guard: &G, state: &State, asked: &Asked, decision: &Decis
     if hand_over && !enter_hand_over(guard, state, decision) {
         return Outcome::Anomaly(Reason::FlowTableFull);
     }
-    let telling = Telling { opener: true, first: true, elsewhere: asked.has(Asked::ELSEWHERE) };
+    let elsewhere = asked.has(Asked::ELSEWHERE);
+    let telling = Telling { opener: true, first: true, elsewhere, later: false };
     let counter = guard.account(state, decision, &Workload::UNKNOWN, telling);
     slot.update(|flow| {
         flow.seen = guard.now();

@@ -11,7 +11,7 @@
 use bulkhead_abi::{FlowState, Identity, Inspection, Protocol, SocketFlow, Tls, Verdict, inspect::Datagrams};
 
 use super::{
-    Finding, Hook, Outcome, Slot, State, is_owned,
+    Finding, Hook, Judged, Outcome, Slot, State, is_owned,
     reading::{self, Known},
 };
 use crate::{
@@ -22,14 +22,14 @@ use crate::{
 
 /// Looks at a datagram whose flow was just judged.
 #[inline(always)]
-pub(super) fn after<H: Hook>(hook: &H, state: &State, outcome: Outcome) -> Outcome {
-    let passes = matches!(outcome, Outcome::Verdict(verdict) if verdict.passes());
+pub(super) fn after<H: Hook>(hook: &H, state: &State, judged: Judged) -> Judged {
+    let passes = matches!(judged.outcome, Outcome::Verdict(verdict) if verdict.passes());
     if !passes || state.kind != Kind::Datagram || state.protocol != Protocol::UDP {
-        return outcome;
+        return judged;
     }
     match hook.on_content(state) {
-        Verdict::Deny => Outcome::Verdict(Verdict::Deny),
-        _ => outcome,
+        Verdict::Deny => judged.refused(),
+        _ => judged,
     }
 }
 

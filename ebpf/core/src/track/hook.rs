@@ -16,7 +16,7 @@ use crate::{
     inspect::{Cursor, Ruling, datagram, stream},
     judge::Decision,
     packet::Bytes,
-    report::{Content, Report},
+    report::{Content, NO_SLOT, Report},
     tables::Tables,
 };
 
@@ -86,6 +86,8 @@ pub struct Telling {
     pub first: bool,
     /// The other end counts what passes.
     pub elsewhere: bool,
+    /// What passes is [counted](Judged::count) when its bytes have been looked at.
+    pub later: bool,
 }
 
 /// What a part of the work comes to.
@@ -118,6 +120,79 @@ impl Outcome {
             0 => Self::Untracked,
             1..=0xff => Self::Verdict(Verdict::from_code(code as u8)),
             _ => Self::Anomaly(Reason::from_code(code as u8)),
+        }
+    }
+}
+
+/// What comes of a packet of which only its bytes can say more, and what is to be counted of it then. One that
+/// is refused for its bytes is counted as refused, and nowhere else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "see the outcome; and what passes is to be counted"]
+pub struct Judged {
+    /// What comes of it.
+    pub outcome: Outcome,
+    /// The counter slot of its flow.
+    pub slot: u32,
+    /// Not zero: the flow was not counted yet.
+    pub first: u8,
+    /// Not zero: the packet was not.
+    pub packet: u8,
+}
+
+impl Judged {
+    /// Everything is counted.
+    #[inline(always)]
+    pub const fn done(outcome: Outcome) -> Self {
+        Self { outcome, slot: NO_SLOT, first: 0, packet: 0 }
+    }
+
+    /// It passes, and is to be counted in `slot`; `first` says whether its flow is, too.
+    #[inline(always)]
+    pub const fn passing(verdict: Verdict, slot: u32, first: bool) -> Self {
+        Self { outcome: Outcome::Verdict(verdict), slot, first: if first { 1 } else { 0 }, packet: 1 }
+    }
+
+    /// It does not pass now, and comes again: its flow is counted, if that is due.
+    #[inline(always)]
+    pub const fn held(self) -> Self {
+        Self { outcome: Outcome::Verdict(Verdict::Deny), packet: 0, ..self }
+    }
+
+    /// It does not pass for what it says. A flow that was told of as one that would be denied is counted as that.
+    #[inline(always)]
+    pub const fn refused(self) -> Self {
+        match self.outcome {
+            Outcome::Verdict(Verdict::Audit) => self.held(),
+            _ => Self::done(Outcome::Verdict(Verdict::Deny)),
+        }
+    }
+
+    /// Counts what is due.
+    #[inline(always)]
+    pub fn count<R: Bytes + Report>(&self, report: &R) {
+        if self.first | self.packet != 0 {
+            let len = if self.packet != 0 { u64::from(report.len()) } else { 0 };
+            report.add(self.slot, self.first.into(), self.packet.into(), len);
+        }
+    }
+
+    /// As a number, for the border between two functions of the kernel's.
+    #[inline(always)]
+    pub const fn to_code(self) -> u64 {
+        (self.slot as u64) << 32
+            | (self.packet as u64 & 1) << 17
+            | (self.first as u64 & 1) << 16
+            | self.outcome.to_code() as u64
+    }
+
+    /// From its number.
+    #[inline(always)]
+    pub const fn from_code(code: u64) -> Self {
+        Self {
+            outcome: Outcome::from_code(code as u32 & 0xffff),
+            slot: (code >> 32) as u32,
+            first: (code >> 16) as u8 & 1,
+            packet: (code >> 17) as u8 & 1,
         }
     }
 }
@@ -259,7 +334,7 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     }
     /// [`parts::owned`].
     #[inline(always)]
-    fn on_owned(&self, state: &State) -> Outcome {
+    fn on_owned(&self, state: &State) -> Judged {
         parts::owned(self, state)
     }
     /// [`parts::listening`].
@@ -269,12 +344,12 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     }
     /// [`parts::tracked`].
     #[inline(always)]
-    fn on_tracked(&self, state: &State) -> Outcome {
+    fn on_tracked(&self, state: &State) -> Judged {
         parts::tracked(self, state)
     }
     /// [`parts::untracked`].
     #[inline(always)]
-    fn on_untracked(&self, state: &State) -> Outcome {
+    fn on_untracked(&self, state: &State) -> Judged {
         parts::untracked(self, state)
     }
     /// [`parts::inspect`].

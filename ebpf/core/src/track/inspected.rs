@@ -11,7 +11,7 @@ use bulkhead_abi::{
 };
 
 use super::{
-    Finding, Hook, Outcome, Slot, Socket, State, Whose,
+    Finding, Hook, Judged, Outcome, Slot, Socket, State, Whose,
     reading::{self, Known, is_opener},
 };
 use crate::{
@@ -46,22 +46,25 @@ pub fn inspect<H: Hook>(hook: &H, owned: &H::Owned, control: &Control, direction
 
 /// Looks at a segment whose flow was just judged.
 #[inline(always)]
-pub(super) fn after<H: Hook>(hook: &H, state: &State, outcome: Outcome) -> Outcome {
+pub(super) fn after<H: Hook>(hook: &H, state: &State, judged: Judged) -> Judged {
     if !hook.reads_streams()
         || !state.is_stream()
-        || !matches!(outcome, Outcome::Verdict(verdict) if verdict.passes())
+        || !matches!(judged.outcome, Outcome::Verdict(verdict) if verdict.passes())
     {
-        return outcome;
+        return judged;
     }
-    let Some(owned) = hook.owned() else { return outcome };
+    let Some(owned) = hook.owned() else { return judged };
     // A reset of a flow that is denied passes, too.
     if !owned.read(|flow| Verdict::from_code(flow.verdict).passes()) {
-        return outcome;
+        return judged;
     }
     match hook.on_inspect(&owned, &state.control, state.direction) {
-        Finding::Passes => outcome,
-        Finding::Held => Outcome::Verdict(Verdict::Deny),
-        finding => Outcome::Verdict(hook.on_found(state, finding)),
+        Finding::Passes => judged,
+        Finding::Held => judged.held(),
+        finding => match hook.on_found(state, finding) {
+            Verdict::Deny => judged.refused(),
+            _ => judged,
+        },
     }
 }
 

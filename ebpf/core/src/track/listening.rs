@@ -34,7 +34,8 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
         return Outcome::Verdict(Verdict::Deny);
     }
     let knocks = !state.leaves() && state.segment().is_some_and(|segment| segment.opens);
-    let telling = Telling { opener: false, first: knocks || !decision.verdict.passes(), elsewhere: false };
+    let first = knocks || !decision.verdict.passes();
+    let telling = Telling { opener: false, first, elsewhere: false, later: false };
     let _slot = hook.account(state, &decision, &own, telling);
     if !decision.verdict.passes() && cookie != 0 {
         hook.doom(state, cookie, netns, Whose::Theirs, decision.reason);

@@ -6,7 +6,7 @@ use bulkhead_abi::{
 };
 
 use super::{
-    Entry, Hook, Outcome, Slot, Socket, State, Telling, Whose,
+    Entry, Hook, Judged, Outcome, Slot, Socket, State, Telling, Whose,
     handed::{self, Handed},
     is_spoofed,
     prepared::{self, Prepared},
@@ -16,7 +16,7 @@ use crate::judge::{Decision, Question, Sides};
 
 /// A packet of a socket that owns its flow, or will from now on.
 #[inline(always)]
-pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
+pub fn owned<H: Hook>(hook: &H, state: &State) -> Judged {
     let mut role = Role::NEW;
     let (mut peer, mut handed, mut prepared) = (Workload::UNKNOWN, Handed::NONE, Prepared::NONE);
     if let Some(slot) = hook.owned() {
@@ -44,10 +44,10 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     }
     if !role.known {
         if state.resets() {
-            return Outcome::Verdict(Verdict::Allow);
+            return Judged::done(Outcome::Verdict(Verdict::Allow));
         }
         if is_spoofed(hook, state) {
-            return Outcome::Anomaly(Reason::Spoofed);
+            return Judged::done(Outcome::Anomaly(Reason::Spoofed));
         }
         prepared = prepared::read(hook, state);
         if prepared.stands {
@@ -67,7 +67,8 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
     };
     let local = role.opener && peer.is_known();
     let elsewhere = local || decision.is_deferred();
-    let telling = Telling { opener: role.opener, first: !is_counted(state, &role, &decision), elsewhere };
+    let first = !is_counted(state, &role, &decision);
+    let telling = Telling { opener: role.opener, first, elsewhere, later: true };
     let counter = hook.account(state, &decision, &own, telling);
     // Without memory for it the next packet is judged as this one was. Before enforcement begins that is
     // wanted: who opened a flow that is older is a guess until the agent has told it, and must not stick.
@@ -85,21 +86,21 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Outcome {
         if cookie != 0 {
             hook.doom(state, cookie, hook.netns(), Whose::Ours, decision.reason);
         }
-        return state.out(decision.verdict);
+        return Judged::done(state.out(decision.verdict));
     }
     // Whose bytes cannot be looked at, for want of memory, must not carry any that matter.
     if unkept && must_be_read(hook, state, &decision, role.opener) {
-        return Outcome::Verdict(Verdict::Deny);
+        return Judged::done(Outcome::Verdict(Verdict::Deny));
     }
     // Leaves the opener's workload where the receiver's hook finds it.
     if local && !role.known && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
-        return Outcome::Anomaly(Reason::FlowTableFull);
+        return Judged::done(Outcome::Anomaly(Reason::FlowTableFull));
     }
     // An adopted flow's entry serves both of its ends, if both are here.
     if role.handed && !role.adopted && state.is_stream() {
         hook.untable(&state.key);
     }
-    Outcome::Verdict(decision.verdict)
+    Judged::passing(decision.verdict, counter, first)
 }
 
 /// Who opened a flow, and what was known of it.

@@ -92,7 +92,8 @@ pub fn proxied<H: Hook>(hook: &H, state: &State) -> Outcome {
     // What was accepted was counted when it knocked.
     let first = if listens { opens && !state.leaves() || !passes } else { opener || !passes };
     let own = hook.workload_at_hand();
-    let slot = hook.account(state, &decision, &own, Telling { opener, first, elsewhere: local });
+    let telling = Telling { opener, first, elsewhere: local, later: false };
+    let slot = hook.account(state, &decision, &own, telling);
     if listens {
         if !passes {
             doom_opener(hook, state, decision.reason);

@@ -3,7 +3,7 @@
 use bulkhead_abi::{FlowState, Identity, Protocol, Reason, Verdict, Workload, flow::TcpState};
 
 use super::{
-    Entry, Hook, Outcome, Slot, State, Telling, datagram, decide, denied,
+    Entry, Hook, Judged, Outcome, Slot, State, Telling, datagram, decide, denied,
     handed::{self, Handed},
     is_spoofed, receiver, telling,
 };
@@ -15,15 +15,15 @@ use crate::{
 
 /// A packet of a flow in the table; untracked if it is of none, or of one that grants nothing any more.
 #[inline(always)]
-pub fn tracked<H: Hook>(hook: &H, state: &State) -> Outcome {
+pub fn tracked<H: Hook>(hook: &H, state: &State) -> Judged {
     match hook.tabled(&state.key) {
         Some(slot) => slot.update(|flow| judge_tracked(hook, state, flow)),
-        None => Outcome::Untracked,
+        None => Judged::done(Outcome::Untracked),
     }
 }
 
 #[inline(always)]
-fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Outcome {
+fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Judged {
     let now = hook.now();
     let opener = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low();
     let (judged, verdict) = of_side(flow, opener);
@@ -35,7 +35,7 @@ fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Outc
         // A tuple grants nothing to another owner.
         || (judged != 0 && owner != hook.cgroup())
     {
-        return Outcome::Untracked;
+        return Judged::done(Outcome::Untracked);
     }
     flow.seen = now;
     let source_opened = opener == state.leaves();
@@ -57,37 +57,41 @@ fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Outc
     let decision = handed::decide(hook, state, &own, opener, &peer, &handed);
     let counts = counts_here(flow, opener, decision.to);
     let first = if counts { judged == 0 || verdict != decision.verdict } else { !decision.verdict.passes() };
-    let counter = hook.account(state, &decision, &own, Telling { opener, first, elsewhere: !counts });
+    let telling = Telling { opener, first, elsewhere: !counts, later: true };
+    let counter = hook.account(state, &decision, &own, telling);
     if counts || !decision.verdict.passes() {
         flow.slot = counter;
     }
     judge_side(flow, opener, state.control.generation, &decision, own);
-    state.out(decision.verdict)
+    if decision.verdict.passes() {
+        return Judged::passing(decision.verdict, counter, first);
+    }
+    Judged::done(state.out(decision.verdict))
 }
 
 /// A packet of no flow that is known.
 #[inline(always)]
-pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
+pub fn untracked<H: Hook>(hook: &H, state: &State) -> Judged {
     let leaves = state.leaves();
     if let Some(segment) = state.segment() {
         if segment.resets {
-            return Outcome::Verdict(Verdict::Allow);
+            return Judged::done(Outcome::Verdict(Verdict::Allow));
         }
         if !segment.opens {
-            return Outcome::Anomaly(Reason::Stray);
+            return Judged::done(Outcome::Anomaly(Reason::Stray));
         }
     }
     // The kernel's own answer to somebody else's request, whose ingress no socket hook sees, is judged
     // as the inbound flow that it answers.
     let answers = state.kind == Kind::EchoReply;
     if answers && !leaves {
-        return Outcome::Anomaly(Reason::Stray);
+        return Judged::done(Outcome::Anomaly(Reason::Stray));
     }
     if let Some(slot) = denied::standing(hook, state) {
         return telling::again(hook, state, Verdict::Deny, slot);
     }
     if is_spoofed(hook, state) {
-        return Outcome::Anomaly(Reason::Spoofed);
+        return Judged::done(Outcome::Anomaly(Reason::Spoofed));
     }
     let opener = leaves && !answers;
     let own = hook.workload_at_hand();
@@ -95,13 +99,13 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
     let decision = decide(hook, state, &own, opener, &peer);
     let passes = decision.verdict.passes();
     if passes && answers {
-        return Outcome::Verdict(decision.verdict);
+        return Judged::done(Outcome::Verdict(decision.verdict));
     }
     if passes && decision.is_unzoned() {
         // No state, and so no telling one flow from the next: packets are counted, flows are not.
-        let telling = Telling { opener, first: false, elsewhere: decision.is_deferred() };
-        let _slot = hook.account(state, &decision, &own, telling);
-        return Outcome::Verdict(decision.verdict);
+        let telling = Telling { opener, first: false, elsewhere: decision.is_deferred(), later: true };
+        let slot = hook.account(state, &decision, &own, telling);
+        return Judged::passing(decision.verdict, slot, false);
     }
     let local = opener && peer.is_known();
     let elsewhere = local || decision.is_deferred();
@@ -112,14 +116,15 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Outcome {
             (false, _) => Entry::Receiver,
         };
         if !hook.enter(state, &peer, &decision, entry) {
-            return Outcome::Anomaly(Reason::FlowTableFull);
+            return Judged::done(Outcome::Anomaly(Reason::FlowTableFull));
         }
     }
-    let slot = hook.account(state, &decision, &own, Telling { opener, first: true, elsewhere });
-    if decision.verdict == Verdict::Deny {
-        denied::remember(hook, state, slot);
+    let slot = hook.account(state, &decision, &own, Telling { opener, first: true, elsewhere, later: true });
+    if passes {
+        return Judged::passing(decision.verdict, slot, true);
     }
-    Outcome::Verdict(decision.verdict)
+    denied::remember(hook, state, slot);
+    Judged::done(Outcome::Verdict(decision.verdict))
 }
 
 /// Puts a new flow into the table; false when it is full.

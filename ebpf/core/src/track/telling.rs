@@ -2,7 +2,7 @@
 
 use bulkhead_abi::{Reason, Verdict, Workload, flow::Doomed};
 
-use super::{Outcome, State, Telling, Whose};
+use super::{Judged, State, Telling, Whose};
 use crate::{
     judge::Decision,
     packet::Bytes,
@@ -26,12 +26,16 @@ pub fn account<H: Tables + Bytes + Report>(
     let slot = report::slot_of(&policy, decision);
     let len = u64::from(hook.len());
     if decision.verdict == Verdict::Allow {
-        hook.add(slot, u64::from(telling.first), 1, len);
+        if !telling.later {
+            hook.add(slot, u64::from(telling.first), 1, len);
+        }
         return slot;
     }
     let fresh =
         telling.first && (decision.verdict == Verdict::Audit || report::denied_first(hook, &state.key));
-    hook.add(slot, u64::from(fresh), 1, len);
+    if !telling.later || !decision.verdict.passes() {
+        hook.add(slot, u64::from(fresh), 1, len);
+    }
     if fresh {
         let (src, dst) =
             if telling.opener { (state.local(), state.remote()) } else { (state.remote(), state.local()) };
@@ -49,17 +53,19 @@ pub fn account<H: Tables + Bytes + Report>(
     slot
 }
 
-/// Another packet of a flow whose verdict stands.
+/// Another packet of a flow whose verdict stands; one that passes is still to be counted.
 #[inline(always)]
 pub(crate) fn again<H: Tables + Bytes + Report>(
     hook: &H,
     state: &State,
     verdict: Verdict,
     counter: u32,
-) -> Outcome {
-    let outcome = if verdict.passes() { Outcome::Verdict(verdict) } else { state.out(verdict) };
+) -> Judged {
+    if verdict.passes() {
+        return Judged::passing(verdict, counter, false);
+    }
     hook.add(counter, 0, 1, u64::from(hook.len()));
-    outcome
+    Judged::done(state.out(verdict))
 }
 
 /// A socket for the list of those to be ended.

@@ -99,9 +99,9 @@ impl Court {
         let mut node = Node::default();
         node.parents = chamber.parents();
         node.mark_room = mask >> mask.trailing_zeros();
-        // Where there is little room, some of the policies' identities are to be beyond it.
+        // Where there is little room, enough of the policies' identities are to be beyond it.
         let last = |policy: &Policy| policy.image.identities.keys().next_back().map_or(0, |last| last.0);
-        while node.mark_room < 1000 && last(&source.draw_forwarded(14, 4, 1).0) < node.mark_room - 20 {}
+        while node.mark_room < 1000 && last(&source.draw_forwarded(14, 4, 1).0) < node.mark_room + 40 {}
         for (behind, index) in &indexes {
             let (netns, wire) = match behind {
                 Behind::Known(netns) => (*netns, 0),
