@@ -24,7 +24,8 @@ use bulkhead_core::{
 
 use crate::{
     CGROUP_ID, CGROUP_LEVEL, GUARD_MARK, guard_leaf as leaf, keyed, maps,
-    skb::{self, Place, opaque},
+    place::Place,
+    raw::{self, opaque},
     storage,
     tables::kernel_tables,
 };
@@ -97,7 +98,7 @@ impl Bytes for Frame {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
         let Some(left) = self.len().checked_sub(offset) else { return 0 };
-        let Some(count) = skb::within::<N>(left) else { return 0 };
+        let Some(count) = raw::within::<N>(left) else { return 0 };
         let to = buffer.as_mut_ptr().cast();
         // SAFETY: writes `count` bytes, at most N, into the buffer.
         let result = unsafe {

@@ -12,11 +12,7 @@ use bulkhead_core::{
     track::State,
 };
 
-use crate::{
-    frame::Frame,
-    leaf, maps,
-    skb::{self, opaque},
-};
+use crate::{doomed, frame::Frame, leaf, maps, raw::opaque};
 
 /// [`parts::prepare`].
 #[unsafe(no_mangle)]
@@ -176,7 +172,7 @@ pub extern "C" fn guard_remember_opening(skb: *mut __sk_buff, state: *const Stat
 pub extern "C" fn guard_doom_opening(sequence: u32, reason: u32) -> u32 {
     // SAFETY: plain bytes, copied at once.
     if let Some(opening) = unsafe { maps::OPENINGS.get(sequence) }.copied() {
-        skb::put_on_list(opening.cookie, &Doomed { reason: reason as u8, ..opening.doomed });
+        doomed::put_on_list(opening.cookie, &Doomed { reason: reason as u8, ..opening.doomed });
     }
     0
 }

@@ -25,9 +25,13 @@ use bulkhead_core::{
 };
 
 use crate::{
+    doomed,
     payload::Carried,
-    skb::{self, Place, Raw, Skb},
+    place::Place,
+    raw::Raw,
+    skb::{self, Skb},
     tables::{self, Kernel},
+    workload,
 };
 
 /// [`endpoint::lookup`]; an [`Identity`].
@@ -163,7 +167,7 @@ pub extern "C" fn leaf_workload(skb: *mut __sk_buff, workload: *mut Workload) ->
     let Some(workload) = (unsafe { workload.as_mut() }) else { return 0 };
     // SAFETY: the context; levels beyond the cgroup's own give 0.
     unsafe {
-        *workload = skb::nearest(bpf_skb_cgroup_id(skb), |level| bpf_skb_ancestor_cgroup_id(skb, level));
+        *workload = workload::nearest(bpf_skb_cgroup_id(skb), |level| bpf_skb_ancestor_cgroup_id(skb, level));
     }
     0
 }
@@ -447,7 +451,7 @@ pub extern "C" fn leaf_doom(state: *const State, cookie: u64, netns: u64, whose:
     let whose = if whose == 0 { Whose::Ours } else { Whose::Theirs };
     // SAFETY: null or, by the verifier's word, a whole state.
     if let Some(state) = unsafe { state.as_ref() } {
-        skb::put_on_list(cookie, &parts::doomed(state, netns, whose, Reason::from_code(reason as u8)));
+        doomed::put_on_list(cookie, &parts::doomed(state, netns, whose, Reason::from_code(reason as u8)));
     }
     0
 }

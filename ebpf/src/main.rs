@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)]
 
+mod doomed;
 mod frame;
 mod guard_leaf;
 mod keyed;
@@ -14,11 +15,14 @@ mod leaf;
 mod maps;
 mod payload;
 mod pieces;
+mod place;
+mod raw;
 mod skb;
 mod sock;
 mod sock_addr;
 mod storage;
 mod tables;
+mod workload;
 
 use aya_ebpf::{
     Global,

@@ -11,7 +11,7 @@ use bulkhead_core::{
     packet::Bytes as _,
 };
 
-use crate::skb::{Raw, opaque};
+use crate::raw::{Raw, opaque};
 
 /// `len` bytes of a packet, from the offset `at` on.
 pub struct Carried {

@@ -12,11 +12,7 @@ use bulkhead_core::{
     track::{Before, Told, parts},
 };
 
-use crate::{
-    maps,
-    skb::{Skb, within},
-    tables,
-};
+use crate::{maps, raw::within, skb::Skb, tables};
 
 /// Where in the packet, as a number: `len << 32 | at`.
 #[inline(always)]

@@ -1,23 +1,17 @@
 //! `cgroup_skb`: a packet at the socket layer.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock},
+    bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
-        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_skb_load_bytes,
-        bpf_tcp_sock,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_tcp_sock,
     },
     programs::SkBuffContext,
 };
 use bulkhead_abi::{
-    Addr, Control, Conversation, Direction, Event, EventKind, FlowKey, FlowState, Identity, Inspection,
-    Protocol, Reason, RoleKind, SocketFlow, SocketRole, TurnedKey, Verdict, Workload,
-    flow::Doomed,
+    Control, Conversation, Direction, FlowKey, FlowState, Inspection, Protocol, Reason, RoleKind, SocketFlow,
+    SocketRole, TurnedKey, Verdict, Workload,
     inspect::{Ahead, Datagrams},
-    limits,
-    names::Loss,
 };
 use bulkhead_core::{
     inspect::Ruling,
@@ -33,7 +27,10 @@ use bulkhead_core::{
 use crate::{
     keyed, leaf, maps,
     payload::{self, Carried},
-    pieces, storage,
+    pieces,
+    place::Place,
+    raw::{Raw, opaque},
+    storage,
     tables::{self, kernel_tables},
 };
 
@@ -143,68 +140,6 @@ impl Bytes for Skb {
     #[inline(always)]
     fn behind_extensions(&self, first: u8) -> Result<(Protocol, u32), Reason> {
         leaf::extensions_from(leaf::leaf_extensions(self.ctx.skb.skb, first.into()))
-    }
-}
-
-/// A packet alone.
-pub struct Raw(pub *mut __sk_buff);
-
-impl Bytes for Raw {
-    #[inline(always)]
-    fn len(&self) -> u32 {
-        // SAFETY: a field of the context.
-        unsafe { (*self.0).len }
-    }
-
-    #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
-        let Some(left) = self.len().checked_sub(offset) else { return 0 };
-        let Some(count) = within::<N>(left) else { return 0 };
-        // SAFETY: writes `count` bytes, at most N, into the buffer.
-        let result = unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), count) };
-        if result == 0 { count } else { 0 }
-    }
-
-    #[inline(always)]
-    fn first<const N: usize>(&self) -> Option<Words<N>> {
-        let mut words = MaybeUninit::<Words<N>>::uninit();
-        // SAFETY: writes N bytes into the buffer, or fails.
-        let result =
-            unsafe { bpf_skb_load_bytes(self.0.cast(), 0, words.as_mut_ptr().cast(), const { N as u32 }) };
-        // SAFETY: all of it was written.
-        if result == 0 { Some(unsafe { words.assume_init() }) } else { None }
-    }
-}
-
-/// A value in kernel memory that lives at least as long as this program run: socket storage, or an
-/// element of the preallocated flow table, which may be given to another flow (its tag tells).
-pub struct Place<V>(*mut V);
-
-impl<V> Place<V> {
-    /// The value at `place`, which the kernel has just handed out.
-    #[inline(always)]
-    pub fn at(place: *mut V) -> Self {
-        Self(place)
-    }
-
-    /// The same, where null is no value.
-    #[inline(always)]
-    pub fn found(place: *mut V) -> Option<Self> {
-        if place.is_null() { None } else { Some(Self(place)) }
-    }
-}
-
-impl<V> Slot<V> for Place<V> {
-    #[inline(always)]
-    fn read<R>(&self, look: impl FnOnce(&V) -> R) -> R {
-        // SAFETY: see the type.
-        look(unsafe { &*self.0 })
-    }
-
-    #[inline(always)]
-    fn update<R>(&self, change: impl FnOnce(&mut V) -> R) -> R {
-        // SAFETY: see the type.
-        change(unsafe { &mut *self.0 })
     }
 }
 
@@ -553,88 +488,4 @@ const LOCK_TRIES: u32 = 64;
 #[inline(always)]
 fn code(verdict: u32) -> Verdict {
     Verdict::from_code(verdict as u8)
-}
-
-/// How many of the `left` bytes go into N; `None` where there are none.
-#[inline(always)]
-pub fn within<const N: usize>(left: u32) -> Option<u32> {
-    // One less than that, so that one comparison bounds it from both sides: before Linux 6.8 the verifier
-    // learns nothing from a comparison with zero.
-    let last = opaque(u64::from(left.min(N as u32)).wrapping_sub(1));
-    if last < N as u64 { Some(last as u32 + 1) } else { None }
-}
-
-/// The same value, of which the compiler knows nothing any more: it must then keep the checks that the
-/// verifier wants to see.
-#[inline(always)]
-pub fn opaque(mut value: u64) -> u64 {
-    // SAFETY: adds nothing to a register.
-    unsafe { core::arch::asm!("{0} += 0", inout(reg) value, options(nomem, nostack)) };
-    value
-}
-
-/// The nearest cgroup that is in the table, from the leaf up.
-#[inline(always)]
-pub fn nearest(cgroup: u64, ancestor: impl Fn(i32) -> u64) -> Workload {
-    if cgroup == 0 || tables::workload(cgroup).is_some() {
-        return Workload { cgroup, anchor: cgroup };
-    }
-    let mut anchor = 0;
-    for level in 0..limits::CGROUP_DEPTH as i32 {
-        let id = ancestor(level);
-        if id == 0 || id == cgroup {
-            break;
-        }
-        if tables::workload(id).is_some() {
-            anchor = id;
-        }
-    }
-    Workload { cgroup, anchor }
-}
-
-/// An event that says nothing yet.
-pub const BLANK: Event = Event {
-    time: 0,
-    generation: 0,
-    netns: 0,
-    cookie: 0,
-    workload: Workload::UNKNOWN,
-    src: Addr::ANY,
-    dst: Addr::ANY,
-    from: Identity::WORLD,
-    to: Identity::WORLD,
-    rule: 0,
-    pid: 0,
-    src_port: 0,
-    dst_port: 0,
-    kind: 0,
-    protocol: 0,
-    verdict: 0,
-    reason: 0,
-    class: 0,
-    app: 0,
-    level: 0,
-    _reserved: [0; 5],
-};
-
-/// Puts a socket on the list of those that the agent ends.
-#[inline(always)]
-pub fn put_on_list(cookie: u64, doomed: &Doomed) {
-    const EEXIST: i32 = -17;
-    match maps::DOOMED.insert(cookie, doomed, BPF_NOEXIST.into()) {
-        Ok(()) => wake(),
-        Err(EEXIST) => {}
-        Err(_) => tables::lose(Loss::Doomed),
-    }
-}
-
-/// Wakes the daemon for the list of doomed sockets. A lost wake-up costs a few milliseconds: it looks
-/// by itself, too.
-#[inline(always)]
-fn wake() {
-    tables::emit(|event| {
-        *event = BLANK;
-        event.time = tables::now();
-        event.kind = EventKind::Doomed as u8;
-    });
 }

@@ -20,7 +20,7 @@ use bulkhead_abi::{
 };
 use bulkhead_core::call::turn;
 
-use crate::{maps, skb, storage, tables};
+use crate::{doomed, maps, storage, tables, workload};
 
 /// Remembers who made the socket. The first one of a namespace tells the daemon of it.
 #[inline(always)]
@@ -28,7 +28,7 @@ pub fn create(ctx: &SockContext) {
     let netns = netns(ctx);
     if tables::home(netns).is_none() {
         tables::emit(|event| {
-            *event = skb::BLANK;
+            *event = doomed::BLANK;
             event.time = tables::now();
             event.netns = netns;
             event.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -64,7 +64,7 @@ pub fn bound(ctx: &SockContext, addr: Addr) -> Verdict {
     }
     // SAFETY: no arguments that could be wrong.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let workload = skb::nearest(cgroup, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) });
+    let workload = workload::nearest(cgroup, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) });
     let netns = netns(ctx);
     let cookie = cookie(ctx);
     let key = ListenerKey::new(netns, addr, port as u16, protocol);
@@ -77,7 +77,7 @@ pub fn bound(ctx: &SockContext, addr: Addr) -> Verdict {
         _ => tables::lose(Loss::Listeners),
     }
     tables::emit(|event| {
-        *event = skb::BLANK;
+        *event = doomed::BLANK;
         event.time = tables::now();
         event.netns = netns;
         event.cookie = cookie;

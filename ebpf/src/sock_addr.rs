@@ -12,12 +12,7 @@ use aya_ebpf::{
 use bulkhead_abi::{Addr, Protocol, SocketFlow, SocketOwner, SocketRole, Verdict, Workload};
 use bulkhead_core::call::{self, Call, Connect, turn::Turn};
 
-use crate::{
-    maps,
-    skb::{self, Place},
-    storage,
-    tables::kernel_tables,
-};
+use crate::{maps, place::Place, storage, tables::kernel_tables, workload};
 
 /// Judges a `connect` to an IPv4 address, and turns it.
 #[inline(always)]
@@ -181,6 +176,6 @@ impl Call for SockAddr {
     fn current(&self) -> Workload {
         // SAFETY: no arguments that could be wrong.
         let cgroup = unsafe { bpf_get_current_cgroup_id() };
-        skb::nearest(cgroup, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+        workload::nearest(cgroup, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
     }
 }
