@@ -155,7 +155,7 @@ impl<N: Node> Tunnel<N> {
         let began = Instant::now();
         // Before the question: a change that comes after the answer is not missed.
         let (changes, certificates) = (self.shared.node.changes(), self.shared.keeper.changes());
-        let (destination, program, flow) = match self.reach(&request).await {
+        let (destination, program, flow) = match Box::pin(self.reach(&request)).await {
             Ok(reached) => reached,
             Err((status, destination, edge, refusal)) => {
                 answer(&mut respond, status, &refusal.text);
@@ -167,7 +167,7 @@ impl<N: Node> Tunnel<N> {
         };
         let Ok(send) = respond.send_response(Response::new(()), false) else { return };
         let mut stream = Stream { send, receive: request.into_body() };
-        let own = self.shared.node.name_of(self.place, self.local.ip()).await;
+        let own = Box::pin(self.shared.node.name_of(self.place, self.local.ip())).await;
         let parties = Parties {
             direction: Direction::Inbound,
             client: self.client,
@@ -186,7 +186,7 @@ impl<N: Node> Tunnel<N> {
             stop: self.shared.stop.subscribe(),
         };
         let mut program = program;
-        let relay = relay::run(&mut program, &mut stream, &entry, self.shared.settings.chunk);
+        let relay = Box::pin(relay::run(&mut program, &mut stream, &entry, self.shared.settings.chunk));
         let allowed = || async {
             let name = &self.peer.facts.name;
             let allowed = self.shared.node.inbound(self.place, name, self.client.ip(), destination).await;

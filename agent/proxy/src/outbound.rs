@@ -23,7 +23,7 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
     let (client, local) = (socket::plain(client), socket::plain(local));
     // Before the question: a change that comes after the answer is not missed.
     let (changes, certificates) = (shared.node.changes(), shared.keeper.changes());
-    let flow = match shared.node.outbound(place, client).await {
+    let flow = match Box::pin(shared.node.outbound(place, client)).await {
         Ok(flow) => flow,
         Err(denied) => {
             let edge = denied.edge.clone();
@@ -32,7 +32,9 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
             return socket::reset(program);
         }
     };
-    let (lease, mut stream) = match open(&shared, place, client, &flow).await {
+    // Boxed, as is all that is over before bytes flow: a connection that says nothing holds no room for it.
+    let opened = Box::pin(open(&shared, place, client, &flow)).await;
+    let (lease, mut stream) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             let refused = Record::refused(Direction::Outbound, (client, flow.destination), began, refusal);
@@ -59,7 +61,7 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
         max_age: flow.max_age,
         stop: shared.stop.subscribe(),
     };
-    let relay = relay::run(&mut program, &mut stream, &entry, shared.settings.chunk);
+    let relay = Box::pin(relay::run(&mut program, &mut stream, &entry, shared.settings.chunk));
     let allowed = || still_allowed(&shared, place, client, &flow);
     let end = watch.over(relay, allowed).await;
     relay::tell(&mut stream, &end);

@@ -53,7 +53,7 @@ impl Pool {
         {
             return Err(refusal.clone());
         }
-        match Tunnel::dial(node, keeper, settings, books, route).await {
+        match Box::pin(Tunnel::dial(node, keeper, settings, books, route)).await {
             Ok(tunnel) => {
                 open.failed = None;
                 let lease = tunnel.lease(settings.streams);

@@ -191,7 +191,7 @@ async fn accept<N: Node>(shared: Arc<Shared<N>>, place: Place, kind: Kind, liste
         tokio::spawn(async move {
             match kind {
                 Kind::Capture => outbound::serve(shared, place, stream).await,
-                Kind::Tunnel => inbound::serve(shared, place, stream).await,
+                Kind::Tunnel => Box::pin(inbound::serve(shared, place, stream)).await,
             }
             drop(permit);
         });

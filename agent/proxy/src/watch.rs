@@ -58,7 +58,7 @@ impl Watch {
                     return End::new(Outcome::Drained, "the proxy was stopped");
                 }
                 Ok(()) = self.changes.changed() => {
-                    if let Err(refusal) = allowed().await {
+                    if let Err(refusal) = Box::pin(allowed()).await {
                         return End::new(Outcome::Withdrawn, refusal.text);
                     }
                 }
