@@ -35,7 +35,10 @@ fn limits_that_changed_hold_for_a_proxy_that_goes_on() {
     assert_eq!(proxy(lab.near()).pid, before, "the same proxy serves");
     goes_on(&lab, &live);
     let second = lab.web.connect(&Dial::tcp(at(DB, ECHO)).within(SOON));
-    assert!(second.and_then(|socket| lab.web.exchange(&socket, 1, SOON)).is_err(), "one more than there may be");
+    assert!(
+        second.and_then(|socket| lab.web.exchange(&socket, 1, SOON)).is_err(),
+        "one more than there may be"
+    );
     wait_traced(lab.near(), "it was refused for the limit", |record| record.reason == "too-many-connections");
 }
 
