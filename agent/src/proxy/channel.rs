@@ -204,7 +204,9 @@ fn decode<M: DeserializeOwned>(
 }
 
 fn pull(socket: BorrowedFd<'_>) -> io::Result<Received<Zeroizing<Vec<u8>>>> {
-    let mut bytes = Zeroizing::new(vec![0; PACKET]);
+    // How long it is; a buffer that holds the longest would be wiped whole for each.
+    let (_, length) = rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::TRUNC)?;
+    let mut bytes = Zeroizing::new(vec![0; length.clamp(1, PACKET)]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;

@@ -56,6 +56,11 @@ impl Link {
         self.0.agent.send_replace(agent);
     }
 
+    /// Whether an agent is there to answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.0.agent.borrow().is_some()
+    }
+
     /// Answers may no longer hold.
     pub(super) fn changed(&self) {
         self.answers().clear();

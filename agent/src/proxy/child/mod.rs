@@ -7,6 +7,7 @@
 mod link;
 mod node;
 mod resident;
+mod spare;
 mod telling;
 
 use std::io;
@@ -136,7 +137,7 @@ impl Child {
                     }
                 }
                 Order::Forget { name } => self.keeper.forget(&name),
-                Order::Changed { .. } => self.link.changed(),
+                Order::Changed { .. } => self.node.changed(),
                 Order::ListConnections { id } => {
                     let connections = self.proxy.as_ref().map(|proxy| telling::connections(proxy));
                     // Not from here: this task must go on receiving.

@@ -1,6 +1,5 @@
 //! The node as the proxy sees it: the kernel's map of turned connections, and the agent behind its channel.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -16,10 +15,8 @@ use tokio::sync::watch;
 
 use super::link::Link;
 use super::resident::Resident;
+use super::spare::Spare;
 use crate::proxy::wire::{self, Answer, Mark, Question, reason};
-
-/// Sockets that are asked for at once, for last hops.
-const BATCH: u8 = 8;
 
 /// See the module's comment.
 #[derive(Debug)]
@@ -27,12 +24,12 @@ pub(super) struct ChildNode {
     link: Link,
     memory: Resident,
     turned: Mutex<Option<Arc<Turned>>>,
-    spare: Mutex<HashMap<(u64, bool, Mark), Vec<OwnedFd>>>,
+    spare: Spare,
 }
 
 impl ChildNode {
     pub(super) fn new(link: Link, memory: Resident) -> Self {
-        Self { link, memory, turned: Mutex::default(), spare: Mutex::default() }
+        Self { spare: Spare::new(link.clone()), link, memory, turned: Mutex::default() }
     }
 
     /// The map of turned connections.
@@ -45,7 +42,13 @@ impl ChildNode {
 
     /// Sockets in namespaces that nobody lives in any more.
     pub(super) fn forget(&self, place: u64) {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, ..), _| *of != place);
+        self.spare.forget(place);
+    }
+
+    /// The agent says that things have changed.
+    pub(super) fn changed(&self) {
+        self.link.changed();
+        self.spare.clear();
     }
 
     /// What the kernel noted when it turned the connection of `client`.
@@ -60,10 +63,6 @@ impl ChildNode {
             ),
             edge: None,
         })
-    }
-
-    fn take(&self, key: (u64, bool, Mark)) -> Option<OwnedFd> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key)?.pop()
     }
 }
 
@@ -130,21 +129,7 @@ impl Node for ChildNode {
         from: IpAddr,
         mark: bulkhead_proxy::Mark,
     ) -> io::Result<OwnedFd> {
-        let key = (place.0, from.is_ipv6(), its(mark));
-        if let Some(socket) = self.take(key) {
-            return Ok(socket);
-        }
-        let question =
-            Question::Sockets { place: place.0, bound: None, ipv6: key.1, mark: key.2, count: BATCH };
-        let mut sockets = self.link.sockets(question).await?;
-        let socket = sockets.pop();
-        self.spare
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(key)
-            .or_default()
-            .append(&mut sockets);
-        socket.ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.spare.take((place.0, from.is_ipv6(), its(mark))).await
     }
 
     fn resident(&self) -> u64 {
