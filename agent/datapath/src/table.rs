@@ -119,6 +119,33 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(self.map()?.remove_all(&bytes)?)
     }
 
+    /// Removes those of `keys` that are `over` when their turn comes; how many there were.
+    ///
+    /// A program may put a new value in the place of the one that somebody found to be over. That one stays:
+    /// it is looked at once more, and taken out together with what it holds. If that is something new after
+    /// all, written in the very moment between the two, it is put back at once.
+    pub fn remove_if(
+        &self,
+        keys: &[K],
+        mut over: impl FnMut(&K, &V) -> bool,
+    ) -> Result<usize, DatapathError> {
+        let (map, mut value, mut removed) = (self.map()?, V::new_zeroed(), 0);
+        for key in keys {
+            if !map.read(key.as_bytes(), value.as_mut_bytes())? || !over(key, &value) {
+                continue;
+            }
+            if !map.take(key.as_bytes(), value.as_mut_bytes())? {
+                continue;
+            }
+            if over(key, &value) {
+                removed += 1;
+            } else {
+                self.add(key, &value)?;
+            }
+        }
+        Ok(removed)
+    }
+
     fn map(&self) -> Result<Map<'_>, DatapathError> {
         Ok(Map::new(self.fd.as_fd())?)
     }

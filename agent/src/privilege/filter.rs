@@ -168,6 +168,7 @@ const BPF: &[u64] = &[
     14, // MAP_GET_FD_BY_ID, to tell a program from its successor
     15, // OBJ_GET_INFO_BY_FD
     16, // PROG_QUERY
+    21, // MAP_LOOKUP_AND_DELETE_ELEM, for flows that have expired
     24, // MAP_LOOKUP_BATCH
     26, // MAP_UPDATE_BATCH
     27, // MAP_DELETE_BATCH

@@ -2,13 +2,19 @@
 //! the kernel takes no notice of it; of flows of addresses that changed hands; and of datagrams' flows
 //! that were allowed to somebody who is in another zone by now.
 //!
+//! Reading a table takes time, in which programs go on: a tuple that was found to have expired may be
+//! another flow's when its turn to be removed comes, whose answer is under way. So nothing is removed but
+//! what is over at that moment, too.
+//!
 //! A new generation needs no help: the kernel judges again by itself. But a workload that comes to be
 //! known is no new generation, and what it had opened by then was judged by what it inherited.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use bulkhead_abi::{Addr, FlowKey, FlowState, Identity, Protocol, Side, Verdict, Workload};
+use bulkhead_abi::{
+    Addr, FlowKey, FlowState, Identity, Protocol, Side, Verdict, Workload, flow::FirstFragment,
+};
 use bulkhead_core::{
     endpoint,
     judge::{self, Question, Sides},
@@ -24,16 +30,12 @@ use crate::datapath::{DatapathError, Reader};
 /// were.
 pub(super) fn clear(reader: &Reader, namespaces: &mut Namespaces) -> Result<usize, DatapathError> {
     let now = bulkhead_sys::clock::monotonic_ns();
+    let over = |key: &FlowKey, flow: &FlowState| is_over(key, flow, now);
     let (mut gone, mut held) = (Vec::new(), Vec::new());
     let flows = reader.flows()?;
     let count = flows.len();
-    for (key, flow) in flows {
-        let expired = track::is_expired(&flow, now, Protocol(key.protocol));
-        if is_held(&key, &flow) && (expired || flow.flags & FlowState::FLAG_ADOPTED != 0) {
-            held.push(key);
-        } else if expired {
-            gone.push(key);
-        }
+    for (key, flow) in flows.into_iter().filter(|(key, flow)| over(key, flow)) {
+        if is_held(&key, &flow) { &mut held } else { &mut gone }.push(key);
     }
     if !held.is_empty() {
         let alive = tuples(namespaces)?;
@@ -41,13 +43,13 @@ pub(super) fn clear(reader: &Reader, namespaces: &mut Namespaces) -> Result<usiz
     }
     let sockets = reader.sockets();
     let maps = sockets.maps();
-    maps.flows.remove_all(&gone)?;
-    let transit = maps.transit.entries()?.into_iter();
-    let expired = transit.filter(|(key, flow)| track::is_expired(flow, now, Protocol(key.protocol)));
-    maps.transit.remove_all(&expired.map(|(key, _)| key).collect::<Vec<_>>())?;
-    let fragments = maps.fragments.entries()?.into_iter();
-    let late = fragments.filter(|(_, first)| now.saturating_sub(first.seen) > FRAGMENTS.as_nanos() as u64);
-    maps.fragments.remove_all(&late.map(|(key, _)| key).collect::<Vec<_>>())?;
+    maps.flows.remove_if(&gone, over)?;
+    let transit = maps.transit.entries()?.into_iter().filter(|(key, flow)| over(key, flow));
+    maps.transit.remove_if(&transit.map(|(key, _)| key).collect::<Vec<_>>(), over)?;
+    let late = |first: &FirstFragment| now.saturating_sub(first.seen) > FRAGMENTS.as_nanos() as u64;
+    let fragments = maps.fragments.entries()?.into_iter().filter(|(_, first)| late(first));
+    let fragments: Vec<_> = fragments.map(|(key, _)| key).collect();
+    maps.fragments.remove_if(&fragments, |_, first| late(first))?;
     Ok(count)
 }
 
@@ -59,10 +61,12 @@ pub(super) fn forget_denied(reader: &Reader) -> Result<usize, DatapathError> {
     let mut resolve = |workload: &Workload, addr: &Addr| {
         *known.entry((*workload, *addr)).or_insert_with(|| endpoint::resolve(&policy, workload, addr))
     };
-    let mut denied = Vec::new();
-    for (key, flow) in reader.flows()? {
-        if key.protocol == Protocol::TCP.0 || !flow.judged.contains(&policy.generation()) {
-            continue;
+    let mut is_denied = |key: &FlowKey, flow: &FlowState| {
+        if key.protocol == Protocol::TCP.0
+            || flow.tag != key.tag()
+            || !flow.judged.contains(&policy.generation())
+        {
+            return false;
         }
         let (low, high) = ((key.low, key.low_port), (key.high, key.high_port));
         let opener_is_low = flow.flags & FlowState::FLAG_OPENER_LOW != 0;
@@ -70,7 +74,7 @@ pub(super) fn forget_denied(reader: &Reader) -> Result<usize, DatapathError> {
         let (from, to) = (resolve(&flow.opener, &opener.0), resolve(&flow.receiver, &receiver.0));
         // What goes to a virtual address is the guard's to judge.
         if (from, to) == (flow.from, flow.to) || to == Identity::VIRTUAL {
-            continue;
+            return false;
         }
         let side = if flow.opener.is_known() { Side::Egress } else { Side::Ingress };
         let protocol = Protocol(key.protocol);
@@ -83,16 +87,13 @@ pub(super) fn forget_denied(reader: &Reader) -> Result<usize, DatapathError> {
         let sides = if both { Sides::Both } else { Sides::One(side) };
         let question = Question { from, to, protocol, port, sides };
         let host = flow.netns != 0 && flow.netns == policy.control.host_netns;
-        if judge::judge(&policy, &question, || host.then_some(side)).verdict == Verdict::Deny {
-            denied.push(key);
-        }
-    }
-    // A commit in between rewrites what was read; it makes the kernel judge all of them again.
-    if reader.generation() != policy.generation() {
-        return Ok(0);
-    }
-    reader.sockets().maps().flows.remove_all(&denied)?;
-    Ok(denied.len())
+        judge::judge(&policy, &question, || host.then_some(side)).verdict == Verdict::Deny
+            // A commit in between rewrites what was read; it makes the kernel judge all of them again.
+            && reader.generation() == policy.generation()
+    };
+    let flows = reader.flows()?.into_iter().filter(|(key, flow)| is_denied(key, flow));
+    let denied: Vec<FlowKey> = flows.map(|(key, _)| key).collect();
+    reader.sockets().maps().flows.remove_if(&denied, is_denied)
 }
 
 /// Removes flows with an end at one of these addresses, which are not whose they were: who comes next is
@@ -100,12 +101,25 @@ pub(super) fn forget_denied(reader: &Reader) -> Result<usize, DatapathError> {
 pub(super) fn forget(reader: &Reader, left: &HashSet<Addr>) -> Result<usize, DatapathError> {
     let (sockets, mut forgotten) = (reader.sockets(), 0);
     for table in [&sockets.maps().flows, &sockets.maps().transit] {
-        let keys = table.entries()?.into_iter().map(|(key, _)| key);
-        let gone: Vec<FlowKey> =
-            keys.filter(|key| left.contains(&key.low) || left.contains(&key.high)).collect();
-        forgotten += table.remove_all(&gone)?;
+        let gone: HashMap<FlowKey, FlowState> = table
+            .entries()?
+            .into_iter()
+            .filter(|(key, _)| left.contains(&key.low) || left.contains(&key.high))
+            .collect();
+        let keys: Vec<FlowKey> = gone.keys().copied().collect();
+        // Another socket's is that of who came next.
+        let opener = |flow: &FlowState| (flow.cookie, flow.netns);
+        forgotten += table
+            .remove_if(&keys, |key, flow| gone.get(key).is_some_and(|gone| opener(gone) == opener(flow)))?;
     }
     Ok(forgotten)
+}
+
+/// Whether nothing is to be seen of it any more, or only at its sockets. What a program is just making is
+/// all zeroes, and not over: taken out, it would take the flow's own answer with it.
+fn is_over(key: &FlowKey, flow: &FlowState, now: u64) -> bool {
+    let expired = track::is_expired(flow, now, Protocol(key.protocol));
+    flow.seen != 0 && (expired || flow.flags & FlowState::FLAG_ADOPTED != 0)
 }
 
 /// How long the fragments of a packet are waited for; Linux gives up as soon.
@@ -132,4 +146,23 @@ fn tuples(namespaces: &mut Namespaces) -> Result<HashSet<FlowKey>, DatapathError
         }
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_is_just_making_is_not_over() {
+        const HOUR: u64 = 3600 * 1_000_000_000;
+        let end = |last, port| (Addr::v4([10, 0, 0, last]), port);
+        let (key, _) = FlowKey::new(end(1, 40_000), end(2, 53), Protocol::UDP, 0);
+        let (blank, now) = (FlowState::default(), 10 * HOUR);
+        assert!(!is_over(&key, &blank, now), "made this moment, though it seems never to have been seen");
+        assert!(!is_over(&key, &FlowState { seen: now, ..blank }, now));
+        assert!(!is_over(&key, &FlowState { seen: now + 1, ..blank }, now), "made after the clock was read");
+        assert!(is_over(&key, &FlowState { seen: now - HOUR, ..blank }, now));
+        let adopted = FlowState { seen: now, flags: FlowState::FLAG_ADOPTED, ..blank };
+        assert!(is_over(&key, &adopted, now), "it lives as long as its sockets");
+    }
 }

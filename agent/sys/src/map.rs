@@ -106,6 +106,15 @@ impl<'fd> Map<'fd> {
         found(self.element(bpf::MAP_DELETE_ELEM, "bpf(BPF_MAP_DELETE_ELEM)", key, 0, 0))
     }
 
+    /// Takes `key` out, and what it held into `value`; false, and `value` untouched, if it was not there.
+    /// Nobody can put something else in its place between the two (hashes: Linux 5.14).
+    pub fn take(&self, key: &[u8], value: &mut [u8]) -> Result<bool> {
+        self.check("key", key.len(), self.key_len())?;
+        self.check("value", value.len(), self.value_len)?;
+        let (name, value) = ("bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM)", value.as_mut_ptr() as u64);
+        found(self.element(bpf::MAP_LOOKUP_AND_DELETE_ELEM, name, key, value, 0))
+    }
+
     /// The key that comes after `key`, or the first one; `None` after the last.
     fn next_key(&self, key: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
         if let Some(key) = key {
@@ -252,6 +261,10 @@ mod tests {
         assert!(matches!(map.set(&[3; 4], &[9; 8], 0), Err(Error::Full { capacity: 2, .. })));
         assert!(map.remove(&[1; 4]).unwrap());
         assert!(!map.remove(&[1; 4]).unwrap());
+        let mut taken = [0; 8];
+        assert!(map.take(&[2; 4], &mut taken).unwrap());
+        assert_eq!((taken, map.get(&[2; 4]).unwrap()), ([8; 8], None));
+        assert!(!map.take(&[2; 4], &mut [0; 8]).unwrap());
     }
 
     #[test]
