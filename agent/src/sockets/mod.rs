@@ -51,6 +51,8 @@ pub struct SocketSweeper {
     early: Vec<adopt::Early>,
     /// Addresses as the kernel was told them last.
     published: BTreeMap<Addr, u64>,
+    /// All namespaces were looked at once.
+    looked: bool,
     /// Told to the daemon last.
     told: Option<BTreeMap<Addr, u64>>,
     scanned: Instant,
@@ -71,6 +73,7 @@ impl SocketSweeper {
             early: Vec::new(),
             // What changed while no agent was there to see it changes now.
             published: published(reader),
+            looked: false,
             told: None,
             scanned: now,
             cleared: now,
@@ -84,13 +87,20 @@ impl SocketSweeper {
     /// Looks at all namespaces, and tells the kernel at once what has changed.
     fn rescan(&mut self) {
         self.scanned = Instant::now();
-        if let Err(error) = self.namespaces.scan() {
-            tracing::warn!(%error, "cannot look at the network namespaces; new addresses are not known yet");
+        match self.namespaces.scan() {
+            Ok(()) => self.looked = true,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at the network namespaces; new addresses are not known yet");
+            }
         }
         self.publish();
     }
 
     fn publish(&mut self) {
+        // Who has seen nothing yet knows nothing of what is gone: it would end every flow of this node.
+        if !self.looked {
+            return;
+        }
         let namespaces = &self.namespaces;
         let surroundings = Surroundings {
             known: namespaces.known(),
