@@ -22,6 +22,7 @@ use super::{Cgroup, names};
 mod asked;
 mod setup;
 
+pub use asked::Books;
 pub use setup::Setup;
 
 /// Limit for everything that an agent is waited for; the machine may be busy.
@@ -269,7 +270,9 @@ impl Agent {
         self.dir.path().join("run").join(&self.name)
     }
 
-    fn log_path(&self) -> PathBuf {
+    /// Its log, which goes on through restarts.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
         self.dir.path().join("agent.log")
     }
 

@@ -29,7 +29,7 @@ pub mod threat;
 mod topology;
 mod wait;
 
-pub use agent::{Agent, Setup, program as agent_program, sweep_pins};
+pub use agent::{Agent, Books, Setup, program as agent_program, sweep_pins};
 pub use call::{CallError, Called, FromAnswer, Pending};
 pub use cgroup::Cgroup;
 pub use counters::{Counters, Pair};
@@ -38,7 +38,9 @@ pub use names::sweep;
 pub use ns::Ns;
 pub use peer::{Peer, Socket};
 pub use program::{Launch, Program, Said};
-pub use protocol::{Ended, Exchanged, Kind, LoopCount, Opening, Played, Serve, Served, Step, Streamed};
+pub use protocol::{
+    Ended, Exchanged, Failed, Kind, LoopCount, Opening, Played, Serve, Served, Step, Streamed,
+};
 pub use rustix::io::Errno;
 pub use topology::{Host, Topology};
 pub use wait::{is_root, must_run, wait_until};

@@ -213,6 +213,19 @@ pub struct LoopCount {
     pub timeouts: u64,
     /// The slowest that worked.
     pub slowest_us: u64,
+    /// The first of those that failed.
+    pub failed: Vec<Failed>,
+}
+
+/// A connect, or its question, that came to nothing.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failed {
+    /// The socket's own port; 0 where it had none.
+    pub port: u16,
+    /// When it began, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub began_ns: u64,
+    /// The error's number; `None` where nobody answered.
+    pub errno: Option<i32>,
 }
 
 /// What a listening socket has seen: proof that something did, or did not, arrive.
@@ -224,6 +237,8 @@ pub struct Served {
     pub messages: u64,
     /// Bytes.
     pub bytes: u64,
+    /// Answers that the kernel did not take.
+    pub refused: u64,
 }
 
 /// How a played conversation begins.

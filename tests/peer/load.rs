@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::harness::protocol::{Cause, Kind, LoopCount, Streamed};
-use rustix::net::{Shutdown, shutdown, sockopt};
+use bulkhead_sys::clock;
+use bulkhead_tests::harness::protocol::{Cause, Failed, Kind, LoopCount, Streamed};
+use rustix::net::{Shutdown, getsockname, shutdown, sockopt};
 
 use crate::micros;
-use crate::sockets::{Fault, Socket, connect};
+use crate::sockets::{Fault, Socket, address, connect};
 use crate::talk;
+
+/// How many connects that failed are told of one by one.
+const FAILED: usize = 8;
 
 /// What is sent at once.
 const CHUNK: usize = 1 << 14;
@@ -78,28 +82,51 @@ pub(crate) fn connect_loop(
     until: Instant,
     limit: Duration,
 ) -> Result<Vec<LoopCount>, Fault> {
-    let count =
-        |to: &SocketAddr| LoopCount { to: *to, ok: 0, errors: BTreeMap::new(), timeouts: 0, slowest_us: 0 };
+    let count = |to: &SocketAddr| LoopCount {
+        to: *to,
+        ok: 0,
+        errors: BTreeMap::new(),
+        timeouts: 0,
+        slowest_us: 0,
+        failed: Vec::new(),
+    };
     let mut counts: Vec<LoopCount> = targets.iter().map(count).collect();
     while Instant::now() < until {
         for target in &mut counts {
-            let started = Instant::now();
-            match one(kind, target.to, v6, exchange, limit) {
+            let (started, began_ns, mut port) = (Instant::now(), clock::monotonic_ns(), 0);
+            let errno = match one(kind, target.to, v6, exchange, limit, &mut port) {
                 Ok(()) => {
                     target.ok += 1;
                     target.slowest_us = target.slowest_us.max(micros(started.elapsed()));
+                    continue;
                 }
-                Err(Fault { cause: Cause::Os(errno), .. }) => *target.errors.entry(errno).or_default() += 1,
-                Err(Fault { cause: Cause::Timeout, .. }) => target.timeouts += 1,
+                Err(Fault { cause: Cause::Os(errno), .. }) => Some(errno),
+                Err(Fault { cause: Cause::Timeout, .. }) => None,
                 Err(other) => return Err(other),
+            };
+            match errno {
+                Some(errno) => *target.errors.entry(errno).or_default() += 1,
+                None => target.timeouts += 1,
+            }
+            if target.failed.len() < FAILED {
+                target.failed.push(Failed { port, began_ns, errno });
             }
         }
     }
     Ok(counts)
 }
 
-fn one(kind: Kind, to: SocketAddr, v6: bool, exchange: bool, limit: Duration) -> Result<(), Fault> {
+/// One connect; `port` becomes the socket's own.
+fn one(
+    kind: Kind,
+    to: SocketAddr,
+    v6: bool,
+    exchange: bool,
+    limit: Duration,
+    port: &mut u16,
+) -> Result<(), Fault> {
     let fd = connect(kind, to, None, v6, None, Instant::now() + limit)?;
+    *port = address(getsockname(&fd)?)?.port();
     if kind == Kind::Tcp {
         // Reset at the end: thousands of connections in TIME_WAIT would use up the ports.
         sockopt::set_socket_linger(&fd, Some(Duration::ZERO))?;

@@ -22,6 +22,7 @@ pub(crate) struct Counting {
     accepted: AtomicU64,
     messages: AtomicU64,
     bytes: AtomicU64,
+    refused: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -31,6 +32,7 @@ impl Counting {
             accepted: self.accepted.load(Ordering::SeqCst),
             messages: self.messages.load(Ordering::SeqCst),
             bytes: self.bytes.load(Ordering::SeqCst),
+            refused: self.refused.load(Ordering::SeqCst),
         }
     }
 
@@ -109,7 +111,10 @@ fn datagrams(socket: &Socket, serve: Serve) {
         socket.served.saw(got);
         let from: Option<SocketAddr> = from.and_then(|from| address(from).ok());
         if let (Serve::Echo, Some(from)) = (serve, from) {
-            let _ = sendto(&socket.fd, buffer.get(..got).unwrap_or_default(), SendFlags::NOSIGNAL, &from);
+            let answer = buffer.get(..got).unwrap_or_default();
+            if sendto(&socket.fd, answer, SendFlags::NOSIGNAL, &from).is_err() {
+                socket.served.refused.fetch_add(1, Ordering::SeqCst);
+            }
         }
     }
 }

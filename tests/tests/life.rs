@@ -133,6 +133,7 @@ fn connects(peer: &Peer, port: u16, stop: &AtomicBool) -> LoopCount {
             Some(sum) => {
                 sum.ok += count.ok;
                 sum.timeouts += count.timeouts;
+                sum.failed.extend(count.failed);
                 for (errno, times) in count.errors {
                     *sum.errors.entry(errno).or_default() += times;
                 }

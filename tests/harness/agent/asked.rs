@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use bulkhead::control::protocol::{FindingFilter, FindingView, FlowFilter, FlowView, Status, ZoneView};
@@ -54,17 +55,12 @@ impl Agent {
     /// What the kernel has counted so far, by zone pair, verdict and reason; with or without a running
     /// agent.
     pub fn counters(&self) -> Result<Counters> {
-        let state: Value = serde_json::from_slice(&fs::read(self.run_folder().join("numbers.json"))?)?;
-        let label = |identity: bulkhead_abi::Identity| match identity {
-            bulkhead_abi::Identity::WORLD => "world".to_owned(),
-            bulkhead_abi::Identity::NODE => "node".to_owned(),
-            bulkhead_abi::Identity::VIRTUAL => "virtual".to_owned(),
-            bulkhead_abi::Identity(number) => state
-                .pointer(&format!("/labels/{number}"))
-                .and_then(Value::as_str)
-                .map_or_else(|| format!("unknown {number}"), str::to_owned),
-        };
-        Ok(Counters::new(self.reader()?.counters()?, label))
+        self.books()?.counters()
+    }
+
+    /// What the kernel counts, for whoever looks at it while others have the agent.
+    pub fn books(&self) -> Result<Books> {
+        Ok(Books { reader: self.reader()?, numbers: self.run_folder().join("numbers.json") })
     }
 
     /// Where its metrics are served, in the network namespace that it runs in.
@@ -116,5 +112,30 @@ impl Agent {
             (None, Err(error)) => bail!("{error}:\n{}", self.log_tail()),
             (None, Ok(())) => bail!("not found: {what}"),
         }
+    }
+}
+
+/// What the kernel counts, with or without a running agent.
+#[derive(Clone, Debug)]
+pub struct Books {
+    /// The kernel's maps.
+    pub reader: Reader,
+    numbers: PathBuf,
+}
+
+impl Books {
+    /// What was counted so far, by zone pair, verdict and reason.
+    pub fn counters(&self) -> Result<Counters> {
+        let state: Value = serde_json::from_slice(&fs::read(&self.numbers)?)?;
+        let label = |identity: bulkhead_abi::Identity| match identity {
+            bulkhead_abi::Identity::WORLD => "world".to_owned(),
+            bulkhead_abi::Identity::NODE => "node".to_owned(),
+            bulkhead_abi::Identity::VIRTUAL => "virtual".to_owned(),
+            bulkhead_abi::Identity(number) => state
+                .pointer(&format!("/labels/{number}"))
+                .and_then(Value::as_str)
+                .map_or_else(|| format!("unknown {number}"), str::to_owned),
+        };
+        Ok(Counters::new(self.reader.counters()?, label))
     }
 }

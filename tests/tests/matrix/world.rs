@@ -111,12 +111,18 @@ impl World {
         let before = self.server.served(&server).unwrap();
         let got = got(self.talk(cell, SocketAddr::new(self.address(cell), server.local.port()), limit));
         let after = self.server.served(&server).unwrap();
-        let one = Served { accepted: u64::from(cell.transport == Transport::Tcp), messages: 1, bytes: 32 };
+        let one = Served {
+            accepted: u64::from(cell.transport == Transport::Tcp),
+            messages: 1,
+            bytes: 32,
+            refused: 0,
+        };
         let seen = after != before;
         let expected = Served {
             accepted: before.accepted + one.accepted,
             messages: before.messages + one.messages,
             bytes: before.bytes + one.bytes,
+            ..before
         };
         let odd = (got == Got::Answer) != seen || (seen && after != expected);
         Tried { got: if odd { Got::Odd } else { got }, seen: Some(seen) }

@@ -9,7 +9,7 @@ use bulkhead_tests::harness::{Cgroup, Kind, Ns, Peer};
 
 use crate::figures;
 use crate::interrupt::Interrupt;
-use crate::lab::{LONG, Lab};
+use crate::lab::{Client, LONG, Lab};
 use crate::load::{Counts, Expected, Load, attempt};
 use crate::policy::{ALWAYS, NEVER, server};
 
@@ -92,7 +92,9 @@ impl Conductor {
     /// The other policy; once it is in force, what only one of them allows has one right answer, too.
     fn switch(&mut self, lab: &mut Lab) -> Result<Counts> {
         lab.policy = lab.policy.other();
+        lab.witness.note(format!("policy {:?} is written", lab.policy));
         lab.agent.apply(&lab.policy.text())?;
+        lab.witness.note("it is in force");
         self.switches += 1;
         Ok(settled(lab))
     }
@@ -102,16 +104,18 @@ impl Conductor {
         let mut counts = Counts::default();
         for _ in 0..2 {
             self.workloads += 1;
+            lab.witness.note("a workload comes");
             let number = self.workloads % 200 + 1;
             let cgroup = Cgroup::new_in(lab.churn.path(), "w")?;
             let ns = wire(lab.router()?, number)?;
-            let peer = Peer::spawn(Some(&ns), Some(&cgroup))?;
+            let peer = Arc::new(Peer::spawn(Some(&ns), Some(&cgroup))?);
+            let (client, witness) = (Client { host: "churn", peer, v6: false }, &lab.witness);
             for kind in [Kind::Tcp, Kind::Udp] {
                 let allowed = [server(false, ALWAYS)];
-                counts.add(attempt(&peer, kind, &allowed, Expected::Passes, LONG, MOMENT / 2));
+                counts.add(attempt(&client, witness, kind, &allowed, Expected::Passes, LONG, MOMENT / 2));
                 let denied = [server(false, NEVER)];
                 let short = Duration::from_millis(300);
-                counts.add(attempt(&peer, kind, &denied, Expected::IsDenied, short, MOMENT / 2));
+                counts.add(attempt(&client, witness, kind, &denied, Expected::IsDenied, short, MOMENT / 2));
             }
         }
         Ok(counts)
@@ -120,6 +124,7 @@ impl Conductor {
     /// The agent is killed, and another one takes over. With `switched` it finds another policy.
     fn kill(&mut self, lab: &mut Lab, switched: bool) -> Result<Counts> {
         lab.agent.kill9()?;
+        lab.witness.note("the agent is dead");
         self.kills += 1;
         let mut counts = self.workloads(lab, false)?;
         if switched {
@@ -127,7 +132,9 @@ impl Conductor {
             lab.agent.write_policy(&lab.policy.text())?;
             self.switches += 1;
         }
+        lab.witness.note(format!("an agent begins, for policy {:?}", lab.policy));
         lab.agent.restart()?;
+        lab.witness.note("it has taken over");
         counts.add(settled(lab));
         Ok(counts)
     }
@@ -166,12 +173,12 @@ impl Conductor {
 fn settled(lab: &Lab) -> Counts {
     let mut counts = Counts::default();
     let short = Duration::from_millis(300);
-    for (peer, v6) in &lab.clients {
+    for client in &lab.clients {
         for kind in [Kind::Tcp, Kind::Udp] {
-            let (ours, theirs) = ([server(*v6, lab.policy.own())], [server(*v6, lab.policy.other().own())]);
-            let peer = Arc::clone(peer);
-            counts.add(attempt(&peer, kind, &ours, Expected::Passes, LONG, MOMENT));
-            counts.add(attempt(&peer, kind, &theirs, Expected::IsDenied, short, MOMENT));
+            let (ours, theirs) =
+                ([server(client.v6, lab.policy.own())], [server(client.v6, lab.policy.other().own())]);
+            counts.add(attempt(client, &lab.witness, kind, &ours, Expected::Passes, LONG, MOMENT));
+            counts.add(attempt(client, &lab.witness, kind, &theirs, Expected::IsDenied, short, MOMENT));
         }
     }
     counts

@@ -8,7 +8,8 @@ use bulkhead_tests::harness::{Agent, Cgroup, Kind, Ns, Peer, Serve, Topology, wa
 
 use crate::figures::{self, Figures};
 use crate::interrupt::Interrupt;
-use crate::policy::{ALWAYS, FIRST, NEVER, Policy, SECOND, server};
+use crate::policy::{ALWAYS, FIRST, NEVER, Policy, SECOND, server as address};
+use crate::witness::Witness;
 
 /// Longer than anything takes on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -19,9 +20,10 @@ const EXPIRY: Duration = Duration::from_secs(300);
 
 /// Dropped from the top: processes, then the agent, then what they live in.
 pub(crate) struct Lab {
-    /// Clients, and whether they have IPv6.
-    pub(crate) clients: Vec<(Arc<Peer>, bool)>,
-    _server: Peer,
+    /// Sees what happens.
+    pub(crate) witness: Arc<Witness>,
+    /// Clients.
+    pub(crate) clients: Vec<Client>,
     pub(crate) agent: Agent,
     /// What is in force, or will be once an agent runs.
     pub(crate) policy: Policy,
@@ -29,7 +31,17 @@ pub(crate) struct Lab {
     pub(crate) churn: Cgroup,
     _cgroups: Vec<Cgroup>,
     _root: Cgroup,
-    net: Topology,
+    net: Arc<Topology>,
+}
+
+/// Who asks.
+#[derive(Clone)]
+pub(crate) struct Client {
+    /// Its host.
+    pub(crate) host: &'static str,
+    pub(crate) peer: Arc<Peer>,
+    /// Whether it has IPv6.
+    pub(crate) v6: bool,
 }
 
 impl Lab {
@@ -48,25 +60,25 @@ impl Lab {
         // Datagrams of each attempt have a port of their own, and an entry for three minutes.
         let setup = Agent::prepare(&root, &Policy::A.text()).in_ns(net.ns("router")?);
         let setup = setup.flag("--flow-capacity=1000000").flag("--guard-interfaces=port*");
-        let agent = setup.log_level("warn").start()?;
+        let agent = setup.log_level("info").start()?;
         let mut peers = Vec::new();
-        for (name, cgroup) in names.iter().zip(&cgroups) {
-            let peer = Peer::spawn(Some(net.ns(name)?), Some(cgroup))?;
+        for (host, cgroup) in names.into_iter().zip(&cgroups) {
+            let peer = Peer::spawn(Some(net.ns(host)?), Some(cgroup))?;
             yield_to_agents(&peer)?;
-            peers.push((peer, *name == "three"));
+            peers.push(Client { host, peer: Arc::new(peer), v6: host == "three" });
         }
-        let (clients, servers): (Vec<_>, Vec<_>) = {
-            let last = peers.split_off(peers.len().saturating_sub(1));
-            (peers.into_iter().map(|(peer, v6)| (Arc::new(peer), v6)).collect(), last)
-        };
-        let Some((serving, _)) = servers.into_iter().next() else { anyhow::bail!("a lab without a server") };
+        let Some(Client { peer: server, .. }) = peers.pop() else { anyhow::bail!("a lab without a server") };
+        let mut echoes = Vec::new();
         for port in [ALWAYS, FIRST, SECOND, NEVER] {
-            for (kind, v6) in [(Kind::Tcp, false), (Kind::Tcp, true), (Kind::Udp, false), (Kind::Udp, true)] {
-                serving.listen(kind, server(v6, port), Serve::Echo)?;
+            for v6 in [false, true] {
+                server.listen(Kind::Tcp, address(v6, port), Serve::Echo)?;
+                echoes.push(server.listen(Kind::Udp, address(v6, port), Serve::Echo)?);
             }
         }
+        let net = Arc::new(net);
+        let witness = Arc::new(Witness::new(&agent, Arc::clone(&net), server, echoes)?);
         let policy = Policy::A;
-        Ok(Lab { clients, _server: serving, agent, policy, churn, _cgroups: cgroups, _root: root, net })
+        Ok(Lab { witness, clients: peers, agent, policy, churn, _cgroups: cgroups, _root: root, net })
     }
 
     /// The namespace of the node, through which all packets go.

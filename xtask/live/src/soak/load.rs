@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bulkhead_tests::harness::{Kind, LoopCount, Peer};
+use bulkhead_tests::harness::{Kind, LoopCount};
 
 use crate::churn::Conductor;
-use crate::lab::{LONG, Lab};
+use crate::lab::{Client, LONG, Lab};
 use crate::policy::{ALWAYS, FIRST, NEVER, SECOND, server};
+use crate::witness::{LOOK, Witness};
 
 /// How long a denied attempt may stay without an answer.
 const SHORT: Duration = Duration::from_millis(300);
@@ -47,29 +48,29 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     counts: Arc<Mutex<Counts>>,
     threads: Vec<JoinHandle<()>>,
-    _peers: Vec<Arc<Peer>>,
 }
 
 impl Load {
     /// Starts the loops of all clients.
     pub(crate) fn start(lab: &Lab) -> Load {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Counts::default())));
-        let mut threads = Vec::new();
-        for (peer, v6) in &lab.clients {
+        let mut threads = vec![looks(&stop, &lab.witness)];
+        for client in &lab.clients {
             for kind in [Kind::Tcp, Kind::Udp] {
                 for (expected, ports) in [
                     (Expected::Passes, &[ALWAYS][..]),
                     (Expected::IsDenied, &[NEVER]),
                     (Expected::Either, &[FIRST, SECOND]),
                 ] {
-                    let families = if *v6 { &[false, true][..] } else { &[false] };
+                    let families = if client.v6 { &[false, true][..] } else { &[false] };
                     let targets: Vec<SocketAddr> =
                         ports.iter().flat_map(|port| families.iter().map(|v6| server(*v6, *port))).collect();
-                    let (stop, counts, peer) = (Arc::clone(&stop), Arc::clone(&counts), Arc::clone(peer));
+                    let (stop, counts) = (Arc::clone(&stop), Arc::clone(&counts));
+                    let (client, witness) = (client.clone(), Arc::clone(&lab.witness));
                     threads.push(std::thread::spawn(move || {
                         while !stop.load(Ordering::Relaxed) {
                             let limit = if expected == Expected::Passes { LONG } else { SHORT };
-                            let round = attempt(&peer, kind, &targets, expected, limit, ROUND);
+                            let round = attempt(&client, &witness, kind, &targets, expected, limit, ROUND);
                             counts.lock().unwrap_or_else(PoisonError::into_inner).add(round);
                             // A denial is so cheap that its loops would leave the others no processor.
                             if expected != Expected::Passes {
@@ -80,8 +81,7 @@ impl Load {
                 }
             }
         }
-        let peers = lab.clients.iter().map(|(peer, _)| Arc::clone(peer)).collect();
-        Load { stop, counts, threads, _peers: peers }
+        Load { stop, counts, threads }
     }
 
     /// What was counted so far.
@@ -108,6 +108,17 @@ impl Load {
     }
 }
 
+/// Looks at everything again and again.
+fn looks(stop: &Arc<AtomicBool>, witness: &Arc<Witness>) -> JoinHandle<()> {
+    let (stop, witness) = (Arc::clone(stop), Arc::clone(witness));
+    std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            witness.look();
+            std::thread::sleep(LOOK);
+        }
+    })
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         self.end();
@@ -116,7 +127,8 @@ impl Drop for Load {
 
 /// Attempts for a while, held against what must become of them.
 pub(crate) fn attempt(
-    peer: &Peer,
+    client: &Client,
+    witness: &Witness,
     kind: Kind,
     targets: &[SocketAddr],
     expected: Expected,
@@ -124,8 +136,15 @@ pub(crate) fn attempt(
     duration: Duration,
 ) -> Counts {
     let mut counts = Counts::default();
-    match peer.begin_loop(kind, targets, true, duration, limit).wait() {
-        Ok(rounds) => rounds.iter().for_each(|round| counts.judge(kind, expected, round)),
+    match client.peer.begin_loop(kind, targets, true, duration, limit).wait() {
+        Ok(rounds) => rounds.iter().for_each(|round| {
+            counts.judge(kind, expected, round);
+            if expected == Expected::Passes {
+                for failed in &round.failed {
+                    println!("  WHY: {}", witness.explain(client.host, round.to, failed));
+                }
+            }
+        }),
         Err(error) => counts.wrong.push(format!("{kind:?} to {targets:?}: {error}")),
     }
     counts

@@ -22,6 +22,7 @@ mod machine;
 mod policy;
 #[path = "../bench/process.rs"]
 mod process;
+mod witness;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
