@@ -6,6 +6,7 @@
 //!   the cgroup of the process that makes it, so a thread of the test would not do.
 //! * [`Launch`] and [`Program`]: programs that are not ours, in a cgroup and a namespace.
 //! * [`Agent`]: a real agent over a cgroup subtree, with its policy, its log and its [`Counters`].
+//! * [`Authority`]: the certificates of several nodes.
 //! * [`threat`]: attacks in three runs, so that "it does not arrive" proves something.
 //! * [`wait_until`], [`require_root!`](crate::require_root),
 //!   [`require_agent!`](crate::require_agent).
@@ -15,6 +16,7 @@
 //! killed run left behind is removed by the next one ([`sweep`]).
 
 mod agent;
+mod authority;
 mod call;
 mod cgroup;
 mod counters;
@@ -30,6 +32,7 @@ mod topology;
 mod wait;
 
 pub use agent::{Agent, Books, Setup, program as agent_program, sweep_pins};
+pub use authority::Authority;
 pub use call::{CallError, Called, FromAnswer, Pending};
 pub use cgroup::Cgroup;
 pub use counters::{Counters, Pair};

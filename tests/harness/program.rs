@@ -120,6 +120,12 @@ impl Launch {
 }
 
 impl Program {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its folder.
     #[must_use]
     pub fn folder(&self) -> &Path {

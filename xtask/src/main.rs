@@ -80,11 +80,11 @@ enum Command {
         args: Vec<String>,
     },
     /// Let connections, policies, workloads and agents come and go for a long time, and look for leaks
-    /// and wrong verdicts
+    /// and wrong verdicts; `soak proxy` does it with mutual TLS and looks for lost bytes
     Soak {
-        /// For so many minutes, and some for looking
-        #[arg(long, default_value_t = 20)]
-        minutes: u64,
+        /// What is let run, and its options; `soak --help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
     },
     /// Record again how real programs begin to talk, for tests of what is encrypted and what is not
     Corpus {
@@ -139,7 +139,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Test { elsewhere: None, args } => test::run(&workspace, &args),
         Command::Demo { keep, clean } => demo::run(&workspace, &demo::Options { keep, clean }),
         Command::Bench { args } => bench::run(&workspace, &args),
-        Command::Soak { minutes } => soak::run(&workspace, minutes),
+        Command::Soak { args } => soak::run(&workspace, &args),
         Command::Corpus { scenarios } => corpus::run(&workspace, &scenarios),
         Command::Fuzz { minutes, seed } => fuzz::run(&workspace, minutes, seed),
         Command::Lint { advisories } => lint::run(&workspace, advisories),

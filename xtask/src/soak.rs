@@ -8,8 +8,8 @@ use anyhow::{Result, anyhow};
 use crate::workspace::Workspace;
 use crate::{build, process, setup};
 
-/// The command. Comes back only when it fails.
-pub(crate) fn run(workspace: &Workspace, minutes: u64) -> Result<()> {
+/// The command; `args` are the run's own. Comes back only when it fails.
+pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let tools = setup::for_tests(workspace)?;
     let object = tools.build(&workspace.kernel_crate())?;
     let mut cargo = build::host_cargo(workspace, &object);
@@ -19,6 +19,6 @@ pub(crate) fn run(workspace: &Workspace, minutes: u64) -> Result<()> {
     process::run(&mut cargo)?;
 
     let mut soak = Command::new(workspace.binary("release", "bulkhead-soak"));
-    let error = soak.arg("--minutes").arg(minutes.to_string()).exec();
+    let error = soak.args(args).exec();
     Err(anyhow!(error).context("cannot start the endurance run"))
 }

@@ -3,18 +3,16 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bulkhead::control::protocol::ProxyView;
 use bulkhead::control::{Reply, Request};
 use bulkhead::proxy::view::Certificate;
 use bulkhead::proxy::wire::Record;
 use bulkhead_tests::harness::{
-    Agent, Cgroup, Launch, Ns, Pair, Peer, Program, Said, Topology, agent_program, wait_until,
+    Agent, Authority, Cgroup, Launch, Ns, Pair, Peer, Program, Said, Topology, wait_until,
 };
-use tempfile::TempDir;
 
 /// Limit for what must come, however busy the machine is.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -24,7 +22,6 @@ pub(crate) const DB: &str = "10.77.0.2";
 pub(crate) const WEB6: &str = "fd00:77::1";
 pub(crate) const DB6: &str = "fd00:77::2";
 
-pub(crate) const DOMAIN: &str = "example.org";
 pub(crate) const ZONES: &str = "[zone.web]\ncidrs = [\"10.77.0.1/32\", \"fd00:77::1/128\"]\n\
                                 [zone.db]\ncidrs = [\"10.77.0.2/32\", \"fd00:77::2/128\"]\n";
 
@@ -236,68 +233,6 @@ pub(crate) fn wait_traced(agent: &Agent, what: &str, matches: impl Fn(&Record) -
     });
     assert!(waited.is_ok(), "not traced: {what}, but {:#?}", traced(agent));
     found.unwrap()
-}
-
-/// The built-in authority, by its command.
-pub(crate) struct Authority {
-    pub(crate) folder: TempDir,
-}
-
-impl Authority {
-    fn new(nodes: usize) -> Result<Authority> {
-        let folder = tempfile::Builder::new().prefix("bh-ca-").tempdir()?;
-        let authority = Authority { folder };
-        authority.run(&["init", "--trust-domain", DOMAIN, "--dir", "ca"])?;
-        for node in 0..nodes {
-            authority.issue_node(node, "0")?;
-        }
-        Ok(authority)
-    }
-
-    /// `bulkhead ca …`, in the folder of all of them.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
-        let program = agent_program().context("the agent is not built")?;
-        let output = Command::new(program).arg("ca").args(arguments).current_dir(self.path()).output()?;
-        if !output.status.success() {
-            bail!("ca {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// A node's folder: a link, so that all of it is replaced at once.
-    pub(crate) fn node(&self, node: usize) -> PathBuf {
-        self.path().join(format!("node-{node}"))
-    }
-
-    /// Issues a node's folder (anew) and puts it in its place.
-    pub(crate) fn issue_node(&self, node: usize, round: &str) -> Result<()> {
-        let name = format!("node-{node}");
-        let out = format!("{name}.{round}");
-        self.run(&["issue", "node", "--name", &name, "--dir", "ca", "--out", &out])?;
-        let next = self.path().join(format!("{name}.next"));
-        std::os::unix::fs::symlink(&out, &next)?;
-        fs::rename(next, self.node(node))?;
-        Ok(())
-    }
-
-    /// Issues a certificate for a peer without an agent; its folder.
-    pub(crate) fn issue_workload(&self, account: &str) -> PathBuf {
-        let name = format!("spiffe://{DOMAIN}/ns/host/sa/{account}");
-        self.run(&["issue", "workload", "--name", &name, "--dir", "ca", "--out", account]).unwrap();
-        self.path().join(account)
-    }
-
-    fn config(&self, node: usize) -> String {
-        let folder = self.node(node);
-        format!(
-            "[proxy]\nenabled = true\ntrust_domain = \"{DOMAIN}\"\nauthority = \"{}\"\n",
-            folder.display()
-        )
-    }
 }
 
 /// A script of this suite, by the project's Python.

@@ -29,7 +29,7 @@ struct Servers {
 
 impl Servers {
     fn start(lab: &Lab) -> Servers {
-        let own = lab.authority.issue_workload("mail");
+        let own = lab.authority.issue_workload("mail").unwrap();
         let file = |name: &str| own.join(name).to_string_lossy().into_owned();
         let mail = python("tls/python/smtp.py").and(["serve", &SMTP.to_string()]);
         let all = [

@@ -76,7 +76,7 @@ fn peers_that_cannot_prove_who_they_are_are_refused_by_name() {
     require_python!();
     let door = Door::new();
     let target = at(DB, PORT).to_string();
-    let web = door.lab.authority.issue_workload("web");
+    let web = door.lab.authority.issue_workload("web").unwrap();
     let twin = || {
         let told = door.stranger.knock(&door.lab, DB, Some(&web), &target, "");
         assert_eq!((told.status, told.answer.as_str()), (Some(200), "a question"), "{told:?}");
@@ -116,7 +116,7 @@ fn peers_that_may_not_are_told_who_may() {
     require_python!();
     let door = Door::new();
     let target = at(DB, PORT).to_string();
-    let issue = |account: &str| door.lab.authority.issue_workload(account);
+    let issue = |account: &str| door.lab.authority.issue_workload(account).unwrap();
     let (web, nobody, audit) = (issue("web"), issue("nobody"), issue("audit"));
 
     let refused = door.refuses(Some(&nobody), &target, "", "unknown-name");

@@ -9,6 +9,8 @@
 //! Before and after, everything that could leak is counted: entries of every table, descriptors and memory
 //! of the agent, programs and maps. The exit code says whether all came out as it should. Whatever happens,
 //! what was made is removed by the values that made it; after SIGKILL by the next run.
+//!
+//! [`proxy`] is the same for the proxy: its own run, and a command of its own.
 
 mod churn;
 mod figures;
@@ -22,13 +24,14 @@ mod machine;
 mod policy;
 #[path = "../bench/process.rs"]
 mod process;
+mod proxy;
 mod witness;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::churn::Conductor;
 use crate::figures::Figures;
@@ -40,13 +43,34 @@ use crate::machine::Machine;
 #[derive(Parser)]
 #[command(name = "cargo xtask soak", about = "A long run in which nothing stays as it is")]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// For so many minutes, and some for looking
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, global = true)]
     minutes: u64,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Connections over mutual TLS between two nodes, and everything that may happen to them
+    Proxy,
+    /// What talks in that run
+    #[command(hide = true)]
+    ProxyClient(proxy::ends::client::Args),
+    /// What answers in it
+    #[command(hide = true)]
+    ProxyServer(proxy::ends::server::Args),
+}
+
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    let came = match &args.command {
+        None => run(&args),
+        Some(Command::Proxy) => proxy::run(args.minutes),
+        Some(Command::ProxyClient(args)) => proxy::ends::client::run(args).map(|()| true),
+        Some(Command::ProxyServer(args)) => proxy::ends::server::run(args).map(|()| true),
+    };
+    match came {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
