@@ -165,6 +165,7 @@ impl<N: Node> Tunnel<N> {
                 return self.shared.books.refuse(Record { client_name, edge, ..refused });
             }
         };
+        socket::hold(&program);
         let Ok(send) = respond.send_response(Response::new(()), false) else { return };
         let mut stream = Stream { send, receive: request.into_body() };
         let own = Box::pin(self.shared.node.name_of(self.place, self.local.ip())).await;
@@ -194,8 +195,8 @@ impl<N: Node> Tunnel<N> {
         };
         let end = watch.over(relay, allowed).await;
         relay::tell(&mut stream, &end);
-        if end.resets() {
-            socket::reset(program);
+        if !end.resets() {
+            socket::finish(program);
         }
         entry.close(end);
     }

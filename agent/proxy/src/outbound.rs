@@ -19,6 +19,7 @@ use crate::watch::Watch;
 pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut program: TcpStream) {
     let began = Instant::now();
     socket::prepare(&program);
+    socket::hold(&program);
     let (Ok(client), Ok(local)) = (program.peer_addr(), program.local_addr()) else { return };
     let (client, local) = (socket::plain(client), socket::plain(local));
     // Before the question: a change that comes after the answer is not missed.
@@ -65,8 +66,8 @@ pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut pro
     let allowed = || still_allowed(&shared, place, client, &flow);
     let end = watch.over(relay, allowed).await;
     relay::tell(&mut stream, &end);
-    if end.resets() {
-        socket::reset(program);
+    if !end.resets() {
+        socket::finish(program);
     }
     entry.close(end);
 }

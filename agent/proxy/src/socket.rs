@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::BufReader;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -44,9 +45,20 @@ pub(crate) fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
 }
 
+/// From now on a program's connection ends with a reset, however it ends, unless [`finish`] is called: if this
+/// process dies, the kernel must not give the program an orderly end to half an answer.
+pub(crate) fn hold(stream: &TcpStream) {
+    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
 /// Closes with a reset.
 pub(crate) fn reset(stream: TcpStream) {
-    let _ = stream.set_zero_linger();
+    hold(&stream);
+}
+
+/// Closes in order what has come to its end in order; what waits to be sent still is.
+pub(crate) fn finish(stream: TcpStream) {
+    let _ = sockopt::set_socket_linger(&stream, None);
 }
 
 /// IPv4 as IPv4, also where a listener of both families shows it in an IPv6 guise.
