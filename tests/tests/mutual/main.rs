@@ -3,6 +3,8 @@
 //! * [`programs`]: real programs, and what they and a capture of the wire see.
 //! * [`refusals`]: peers that cannot prove who they are, or may not, and ways around the proxy.
 //! * [`operating`]: limits that change, and a node that is taken away.
+//! * [`servers`]: the same, where they are dialled by us.
+//! * [`strangers`]: HTTP/2 and TLS of others, as clients and as servers.
 //! * [`outages`]: agents and proxies that die under load, and certificates that are replaced under it.
 //!
 //! `lab` has the nodes, `wire` the capture, `storm` many connections, `peers` what is spoken to the tunnel's
@@ -15,7 +17,9 @@ mod outages;
 mod peers;
 mod programs;
 mod refusals;
+mod servers;
 mod storm;
+mod strangers;
 mod wire;
 
 /// Leaves the test when a program that it needs is not there: SKIPPED on a developer's machine, failed in

@@ -204,17 +204,18 @@ fn pause(plan: &Plan, end: End<'_>) {
     }
 }
 
-/// Does nothing until the other end must have given up; how that was seen.
+/// Does nothing until the other end must have given up; how that was seen. What it had said before, and that it
+/// had no more to say, still comes; then a reset must.
 fn hang(mut stream: &TcpStream) -> String {
     std::thread::sleep(GIVES_UP + Duration::from_secs(5));
     let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
     let (until, mut rest) = (Instant::now() + PATIENCE, vec![0; CHUNK]);
     while Instant::now() < until {
         match stream.read(&mut rest) {
-            Ok(0) => return "early".to_owned(),
-            Ok(_) => {}
+            Ok(0) if matches!(stream.take_error(), Ok(None)) => std::thread::sleep(Duration::from_millis(100)),
+            Ok(got) if got > 0 => {}
             Err(error) if is_timeout(&error) => {}
-            Err(_) => return "hangs".to_owned(),
+            Ok(_) | Err(_) => return "hangs".to_owned(),
         }
     }
     "nobody-told".to_owned()
