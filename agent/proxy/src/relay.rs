@@ -2,11 +2,15 @@
 //! said all or one breaks off. Half-closes are carried through; nothing is read ahead of what the other
 //! side takes.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -25,22 +29,29 @@ enum Broken {
     Program(io::Error),
     /// The tunnel.
     Tunnel(h2::Error),
+    /// The other side, after it had said all.
+    Peer(Reason),
 }
 
 /// Copies until the end. The program's connection is left to the caller, who knows whether to reset it.
 pub(crate) async fn run(program: &mut TcpStream, stream: &mut Stream, entry: &Entry, chunk: usize) -> End {
     let direction = entry.direction();
     let (read, write) = program.split();
-    let outgoing = to_tunnel(read, &mut stream.send, chunk, |bytes| match direction {
+    // Whether the program has said all, and the other side.
+    let (program_done, peer_done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let outgoing = to_tunnel(read, &mut stream.send, &peer_done, chunk, |bytes| match direction {
         Direction::Outbound => entry.sent(bytes),
         Direction::Inbound => entry.received(bytes),
     });
-    let incoming = to_program(write, &mut stream.receive, |bytes| match direction {
+    let incoming = to_program(write, &mut stream.receive, &program_done, |bytes| match direction {
         Direction::Outbound => entry.received(bytes),
         Direction::Inbound => entry.sent(bytes),
     });
-    match tokio::try_join!(outgoing, incoming) {
-        Ok(_) => End::CLOSED,
+    match both((outgoing, &program_done), (incoming, &peer_done)).await {
+        Ok(()) => End::CLOSED,
+        Err(Broken::Peer(reason)) => {
+            End::new(Outcome::Reset, format!("the other side broke the connection off: {reason}"))
+        }
         Err(Broken::Program(error)) if end::is_reset(&error) => {
             End::new(Outcome::Reset, format!("the program broke its connection off: {error}"))
         }
@@ -60,6 +71,43 @@ pub(crate) async fn run(program: &mut TcpStream, stream: &mut Stream, entry: &En
     }
 }
 
+/// Both ways to their ends. Whoever is still at work then looks also at what the other one no longer reads: a
+/// half-closed connection may still be broken off, and nobody else would notice.
+async fn both(
+    (outgoing, program_done): (impl Future<Output = Result<(), Broken>>, &AtomicBool),
+    (incoming, peer_done): (impl Future<Output = Result<(), Broken>>, &AtomicBool),
+) -> Result<(), Broken> {
+    let (mut outgoing, mut incoming) = (pin!(outgoing), pin!(incoming));
+    tokio::select! {
+        done = &mut outgoing => {
+            done?;
+            program_done.store(true, Ordering::Relaxed);
+            incoming.await
+        }
+        done = &mut incoming => {
+            done?;
+            peer_done.store(true, Ordering::Relaxed);
+            outgoing.await
+        }
+    }
+}
+
+/// Waits for `what`, but only once `done`; whoever sets that polls again.
+async fn once<T>(done: &AtomicBool, what: impl Future<Output = T>) -> T {
+    let mut what = pin!(what);
+    poll_fn(|context| if done.load(Ordering::Relaxed) { what.as_mut().poll(context) } else { Poll::Pending })
+        .await
+}
+
+/// The error of a connection that is not read any more.
+async fn lost(program: &WriteHalf<'_>) -> Broken {
+    match program.ready(Interest::ERROR).await.and_then(|_| program.as_ref().take_error()) {
+        Ok(Some(error)) | Err(error) => Broken::Program(error),
+        // It was told to whoever wrote.
+        Ok(None) => std::future::pending().await,
+    }
+}
+
 /// Tells the other proxy how it ended, where that has not been told by the bytes themselves.
 pub(crate) fn tell(stream: &mut Stream, end: &End) {
     if end.resets() {
@@ -71,13 +119,20 @@ pub(crate) fn tell(stream: &mut Stream, end: &End) {
 async fn to_tunnel(
     program: ReadHalf<'_>,
     send: &mut SendStream<Bytes>,
+    peer_done: &AtomicBool,
     chunk: usize,
     count: impl Fn(usize),
 ) -> Result<(), Broken> {
     let mut buffer = BytesMut::new();
     loop {
         // No buffer is held while nothing is said.
-        program.readable().await.map_err(Broken::Program)?;
+        tokio::select! {
+            biased;
+            readable = program.readable() => readable.map_err(Broken::Program)?,
+            reset = once(peer_done, poll_fn(|context| send.poll_reset(context))) => {
+                return Err(reset.map_or_else(Broken::Tunnel, Broken::Peer));
+            }
+        }
         buffer.reserve(chunk);
         match program.try_read_buf(&mut buffer) {
             Ok(0) => return send.send_data(Bytes::new(), true).map_err(Broken::Tunnel),
@@ -117,9 +172,16 @@ async fn push(send: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), Brok
 async fn to_program(
     mut program: WriteHalf<'_>,
     receive: &mut RecvStream,
+    program_done: &AtomicBool,
     count: impl Fn(usize),
 ) -> Result<(), Broken> {
-    while let Some(bytes) = receive.data().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = receive.data() => next,
+            broken = once(program_done, lost(&program)) => return Err(broken),
+        };
+        let Some(bytes) = next else { break };
         let bytes = bytes.map_err(Broken::Tunnel)?;
         program.write_all(&bytes).await.map_err(Broken::Program)?;
         count(bytes.len());

@@ -102,6 +102,27 @@ async fn a_reset_on_one_side_is_one_on_the_other() {
     }
 }
 
+/// Whoever has said all and goes on listening may still break off: the other one must not wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_after_the_last_word_is_one_on_the_other_side() {
+    let mut pair = Pair::new().await;
+    for from_client in [true, false] {
+        let (near, far) = pair.connect().await;
+        let (mut broken, mut other) = if from_client { (near, far) } else { (far, near) };
+        broken.write_all(b"all").await.unwrap();
+        broken.shutdown().await.unwrap();
+        let mut heard = String::new();
+        soon(other.read_to_string(&mut heard)).await.unwrap();
+        assert_eq!(heard, "all");
+        broken.set_zero_linger().unwrap();
+        drop(broken);
+        soon(other.ready(tokio::io::Interest::ERROR)).await.unwrap();
+        for record in [pair.client.record().await, pair.server.record().await] {
+            assert_eq!(record.outcome, Some(Outcome::Reset), "from_client: {from_client}, {record:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_short_connections() {
     const EACH: usize = 400;
