@@ -3,7 +3,6 @@
 //! * [`programs`]: real programs, and what they and a capture of the wire see.
 //! * [`refusals`]: peers that cannot prove who they are, or may not, and ways around the proxy.
 //! * [`operating`]: limits that change, and a node that is taken away.
-//! * [`servers`]: the same, where they are dialled by us.
 //! * [`strangers`]: HTTP/2 and TLS of others, as clients and as servers.
 //! * [`outages`]: agents and proxies that die under load, and certificates that are replaced under it.
 //!
@@ -17,7 +16,6 @@ mod outages;
 mod peers;
 mod programs;
 mod refusals;
-mod servers;
 mod storm;
 mod strangers;
 mod wire;

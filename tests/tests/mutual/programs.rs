@@ -255,7 +255,7 @@ fn thousands_of_short_connections_are_all_answered() {
     .unwrap();
 }
 
-const COUNT: u32 = 10_000;
+const COUNT: u32 = 2_000;
 
 fn nginx() -> Launch {
     let config = format!(
