@@ -29,6 +29,8 @@ pub(crate) const ADDRESSES: u32 = 4_096;
 const MORE_PREFIX: &str = "10.78.0.0/16";
 /// Where the server serves.
 pub(crate) const PORT: u16 = 5000;
+/// Where nobody goes.
+const RESIDENT: u16 = 5001;
 /// Where the hops meet.
 pub(crate) const TUNNEL: u16 = 15008;
 
@@ -37,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The nodes.
 pub(crate) struct Stage {
+    /// Lives where clients come and go, as a workload does: a node serves namespaces that somebody lives in.
+    resident: Option<Server>,
     topology: Topology,
     certificates: Certificates,
     workers: usize,
@@ -71,7 +75,10 @@ impl Stage {
         let [near, far] = &roots;
         let hops = [near.child("hop")?, far.child("hop")?];
         let work = [near.child("work")?, far.child("work")?];
-        Ok(Stage { topology, certificates: Certificates::new()?, workers, hops, work, roots })
+        let certificates = Certificates::new()?;
+        let mut stage = Stage { resident: None, topology, certificates, workers, hops, work, roots };
+        stage.resident = Some(Server::start(&stage, 0, SocketAddrV4::new(CLIENT, RESIDENT))?);
+        Ok(stage)
     }
 
     /// Puts `subject` between client and server, and waits until it carries.
@@ -96,7 +103,7 @@ impl Stage {
                 }
             }
         }
-        let server = Server::start(self)?;
+        let server = Server::start(self, 1, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT))?;
         let running =
             Running { stage: self, subject, _server: server, agents, _programs: programs, _folders: folders };
         running.wait_ready()?;
@@ -215,8 +222,8 @@ fn listens(at: SocketAddrV4) -> bool {
 struct Server(Child);
 
 impl Server {
-    fn start(stage: &Stage) -> Result<Server> {
-        let mut command = stage.end(1, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT))?;
+    fn start(stage: &Stage, node: usize, at: SocketAddrV4) -> Result<Server> {
+        let mut command = stage.end(node, at)?;
         let mut child = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().context("a serving end without output")?;
         let server = Server(child);
