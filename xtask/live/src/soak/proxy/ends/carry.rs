@@ -212,7 +212,9 @@ fn hang(mut stream: &TcpStream) -> String {
     let (until, mut rest) = (Instant::now() + PATIENCE, vec![0; CHUNK]);
     while Instant::now() < until {
         match stream.read(&mut rest) {
-            Ok(0) if matches!(stream.take_error(), Ok(None)) => std::thread::sleep(Duration::from_millis(100)),
+            Ok(0) if matches!(stream.take_error(), Ok(None)) => {
+                std::thread::sleep(Duration::from_millis(100))
+            }
             Ok(got) if got > 0 => {}
             Err(error) if is_timeout(&error) => {}
             Ok(_) | Err(_) => return "hangs".to_owned(),
