@@ -217,7 +217,8 @@ fn clear_text_behind_what_overtakes_it_does_not_arrive() {
                 return Fate::Now;
             }
             // The first record that begins in it.
-            let begins = (0..len).find(|offset| at + offset >= head && (at + offset - head) % 1000 == 0);
+            let begins =
+                (0..len).find(|offset| at + offset >= head && (at + offset - head).is_multiple_of(1000));
             if seen == 3 || (seen > 3 && at < 3 * 1448) {
                 rewrite(packet, |payload| change(payload, begins.unwrap().min(len - TEXT.len())));
             }
