@@ -35,6 +35,8 @@ impl Pattern {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use super::{LAST, PERIOD, PIECE, Pattern};
 
     #[test]
