@@ -29,17 +29,27 @@ macro_rules! copy {
     };
 }
 
-/// The same for values that carry their key, looking a second time where the element was given to
-/// another key in between.
+/// The same for values that carry their key, looking a second time where there was none, or the element was
+/// given to another key in between: while a commit writes an existing key anew, a lookup that runs at the
+/// same moment may find neither the old element nor the new one (`htab_map_update_elem`, Linux 6.18).
 macro_rules! copy_checked {
     ($map:expr, $key:expr, $own:ident) => {
         match copy!($map, $key) {
             Some(value) if value.$own == *$key => Some(value),
-            Some(_) => match copy!($map, $key) {
+            _ => match copy!($map, $key) {
                 Some(value) if value.$own == *$key => Some(value),
                 _ => None,
             },
-            None => None,
+        }
+    };
+}
+
+/// As [`copy_checked`], for values without a key.
+macro_rules! copy_again {
+    ($map:expr, $key:expr) => {
+        match copy!($map, $key) {
+            None => copy!($map, $key),
+            found => found,
         }
     };
 }
@@ -95,17 +105,17 @@ pub fn failsafe(key: &FailsafeKey) -> bool {
 
 #[inline(always)]
 pub fn local(addr: &Addr) -> Option<LocalAddress> {
-    copy!(maps::LOCALS, &{ *addr })
+    copy_again!(maps::LOCALS, &{ *addr })
 }
 
 #[inline(always)]
 pub fn home(netns: u64) -> Option<Home> {
-    copy!(maps::HOMES, &netns)
+    copy_again!(maps::HOMES, &netns)
 }
 
 #[inline(always)]
 pub fn listener(key: &ListenerKey) -> Option<Listener> {
-    copy!(maps::LISTENERS, key)
+    copy_again!(maps::LISTENERS, key)
 }
 
 #[inline(always)]
