@@ -11,6 +11,7 @@ mod datapath;
 #[path = "../demo/interrupt.rs"]
 mod interrupt;
 mod machine;
+mod output;
 mod picture;
 mod place;
 mod policy;

@@ -14,13 +14,13 @@ mod stage;
 mod table;
 mod traffic;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 pub(crate) use load::{End, end};
 
+use crate::output::Output;
 use crate::process;
 use results::Results;
 
@@ -44,37 +44,13 @@ pub(crate) struct Args {
     /// Processors of the asking and of the serving end
     #[arg(long, value_delimiter = ',', default_value = "0,1", num_args = 1..=2)]
     cpus: Vec<usize>,
-    /// Also write the figures to a file as one JSON object
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Also draw the chart
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
-    /// Measure nothing: read the figures that --json wrote
-    #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// The command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let results = match &args.from {
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            serde_json::from_slice(&text)?
-        }
-        None => measure(args)?,
-    };
-    println!("{}", table::text(&results));
-    let write = |path: &PathBuf, text: String| {
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    if let Some(path) = &args.json {
-        write(path, serde_json::to_string_pretty(&results)? + "\n")?;
-    }
-    if let Some(path) = &args.svg {
-        write(path, chart::svg(&results))?;
-    }
-    Ok(())
+    args.output.of(|| measure(args), table::text, chart::svg)
 }
 
 fn measure(args: &Args) -> Result<Results> {

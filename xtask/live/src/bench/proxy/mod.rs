@@ -17,15 +17,14 @@ mod table;
 mod turn;
 mod usage;
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub(crate) use load::{End, end};
 
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
+use crate::output::Output;
 use crate::place;
 use results::{Note, Results, Samples};
 use stage::Stage;
@@ -45,37 +44,13 @@ pub(crate) struct Args {
     /// Processors that client, server and both hops share
     #[arg(long, value_delimiter = ',', default_value = "0,1")]
     cpus: Vec<usize>,
-    /// Also write the figures to a file as one JSON object
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Also draw the chart
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
-    /// Measure nothing: read the figures that --json wrote
-    #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// The command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let results = match &args.from {
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            serde_json::from_slice(&text)?
-        }
-        None => measure(args)?,
-    };
-    println!("{}", table::text(&results));
-    let write = |path: &PathBuf, text: String| {
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    if let Some(path) = &args.json {
-        write(path, serde_json::to_string_pretty(&results)? + "\n")?;
-    }
-    if let Some(path) = &args.svg {
-        write(path, chart::svg(&results))?;
-    }
-    Ok(())
+    args.output.of(|| measure(args), table::text, chart::svg)
 }
 
 fn measure(args: &Args) -> Result<Results> {
