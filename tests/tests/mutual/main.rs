@@ -16,6 +16,7 @@ mod outages;
 mod peers;
 mod programs;
 mod refusals;
+mod servers;
 mod storm;
 mod strangers;
 mod wire;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::harness::{Agent, Dial, Program, wait_until};
+use bulkhead_tests::harness::{Agent, Dial, Errno, Program, wait_until};
 use rustix::process::{Pid, Signal};
 
 use crate::lab::{DB, DB6, Lab, SOON, at, certificates, proxy};
@@ -87,7 +87,12 @@ fn a_proxy_that_dies_is_back_within_a_second() {
     let mut times = Vec::new();
     for agent in [scene.lab.near(), scene.lab.far(), scene.lab.near()] {
         let before = child(agent);
+        let live = scene.lab.web.connect(&Dial::tcp(at(DB, ECHO))).unwrap();
+        scene.lab.web.exchange(&live, 1, Duration::from_secs(20)).unwrap();
         kill(before);
+        // What is cut must not look as if the other program had said all.
+        let ended = scene.lab.web.ended(&live, SOON).unwrap();
+        assert_eq!(ended.errno, Some(Errno::CONNRESET.raw_os_error()), "an orderly end: {ended:?}");
         times.push(back(&scene.lab));
         wait_until(SOON, "another proxy serves", || proxy(agent).pid.is_some_and(|pid| pid != before))
             .unwrap();
