@@ -28,14 +28,22 @@ pub(super) struct Spare(Arc<State>);
 #[derive(Debug)]
 struct State {
     link: Link,
-    sockets: Mutex<HashMap<Use, Vec<OwnedFd>>>,
+    held: Mutex<Held>,
     /// More are asked for; one question at a time is enough.
     asking: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct Held {
+    sockets: HashMap<Use, Vec<OwnedFd>>,
+    /// How often some were forgotten: what was asked for before that is not kept, or it would hold a namespace
+    /// that nobody lives in.
+    forgotten: u64,
+}
+
 impl Spare {
     pub(super) fn new(link: Link) -> Self {
-        Self(Arc::new(State { link, sockets: Mutex::default(), asking: AtomicBool::new(false) }))
+        Self(Arc::new(State { link, held: Mutex::default(), asking: AtomicBool::new(false) }))
     }
 
     /// One for this.
@@ -43,10 +51,10 @@ impl Spare {
         let (socket, left) = self.pop(of);
         if let Some(socket) = socket {
             if left < LOW && self.0.link.is_answered() && !self.0.asking.swap(true, Ordering::AcqRel) {
-                let spare = self.clone();
+                let (spare, before) = (self.clone(), self.lock().forgotten);
                 tokio::spawn(async move {
                     match spare.made(of, MANY).await {
-                        Ok(sockets) => spare.put(of, sockets),
+                        Ok(sockets) => spare.put(of, sockets, before),
                         Err(error) => {
                             tracing::debug!(%error, netns = of.0, "no sockets were made beforehand")
                         }
@@ -56,31 +64,40 @@ impl Spare {
             }
             return Ok(socket);
         }
+        let before = self.lock().forgotten;
         let mut sockets = self.made(of, FEW).await?;
         let socket = sockets.pop();
-        self.put(of, sockets);
+        self.put(of, sockets, before);
         socket.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Those in a namespace that nobody lives in any more.
     pub(super) fn forget(&self, place: u64) {
-        self.lock().retain(|(of, ..), _| *of != place);
+        let mut held = self.lock();
+        held.sockets.retain(|(of, ..), _| *of != place);
+        held.forgotten += 1;
     }
 
     /// All: what they were to be counted as may be nobody's any more.
     pub(super) fn clear(&self) {
-        self.lock().clear();
+        let mut held = self.lock();
+        held.sockets.clear();
+        held.forgotten += 1;
     }
 
     fn pop(&self, of: Use) -> (Option<OwnedFd>, usize) {
-        match self.lock().get_mut(&of) {
+        match self.lock().sockets.get_mut(&of) {
             Some(sockets) => (sockets.pop(), sockets.len()),
             None => (None, 0),
         }
     }
 
-    fn put(&self, of: Use, mut sockets: Vec<OwnedFd>) {
-        self.lock().entry(of).or_default().append(&mut sockets);
+    /// Keeps what was asked for when so many had been forgotten.
+    fn put(&self, of: Use, mut sockets: Vec<OwnedFd>, before: u64) {
+        let mut held = self.lock();
+        if held.forgotten == before {
+            held.sockets.entry(of).or_default().append(&mut sockets);
+        }
     }
 
     async fn made(&self, of: Use, count: u8) -> io::Result<Vec<OwnedFd>> {
@@ -88,7 +105,7 @@ impl Spare {
         self.0.link.sockets(Question::Sockets { place, bound: None, ipv6, mark, count }).await
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Use, Vec<OwnedFd>>> {
-        self.0.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
