@@ -1,6 +1,7 @@
 //! Mutual TLS from end to end: programs that have none, two agents that have, and a wire between them.
 //!
 //! * [`programs`]: real programs, and what they and a capture of the wire see.
+//! * [`idle`]: connections that say nothing for long.
 //! * [`refusals`]: peers that cannot prove who they are, or may not, and ways around the proxy.
 //! * [`operating`]: limits that change, and a node that is taken away.
 //! * [`strangers`]: HTTP/2 and TLS of others, as clients and as servers.
@@ -10,6 +11,7 @@
 //! port.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod idle;
 mod lab;
 mod operating;
 mod outages;

@@ -12,8 +12,8 @@ use crate::storm::{self, Storm};
 use crate::wire::Capture;
 
 const HTTP: u16 = 8080;
-const POSTGRESQL: u16 = 5432;
-const REDIS: u16 = 6379;
+pub(crate) const POSTGRESQL: u16 = 5432;
+pub(crate) const REDIS: u16 = 6379;
 const SMTP: u16 = 2525;
 const WEBSOCKET: u16 = 8081;
 const GRPC: u16 = 8082;
@@ -57,11 +57,7 @@ fn conversations() -> Vec<(&'static str, Launch, Vec<String>)> {
         .collect();
     let query =
         format!("SELECT 'seen ' || host(inet_client_addr()) || '.'; SELECT repeat('{MARKER}', 20000);\n");
-    let postgresql = Launch::new(["psql", "--no-psqlrc", "--no-align", "--tuples-only", "--file=-"])
-        .and([format!(
-            "host={DB} port={POSTGRESQL} user=postgres dbname=postgres sslmode=disable gssencmode=disable"
-        )])
-        .input(query.as_bytes());
+    let postgresql = psql().input(query.as_bytes());
     let redis = Launch::new(["redis-cli", "-h", DB, "-p", &REDIS.to_string()]);
     let commands = format!("SET key {MARKER}\nGET key\nCLIENT INFO\n");
     let ask = |script: &str, port: u16| python(script).and(["ask", DB, &port.to_string()]);
@@ -267,7 +263,7 @@ fn nginx() -> Launch {
     Launch::new(["nginx", "-p", "./", "-e", "stderr", "-c", "nginx.conf"]).file("nginx.conf", config)
 }
 
-fn postgresql() -> Launch {
+pub(crate) fn postgresql() -> Launch {
     let script = format!(
         "set -- /usr/lib/postgresql/*/bin && bin=$1 && mkdir data && chown postgres data && \
          as='setpriv --reuid=postgres --regid=postgres --clear-groups' && \
@@ -278,7 +274,14 @@ fn postgresql() -> Launch {
     Launch::new(["sh", "-c", &script])
 }
 
-fn redis() -> Launch {
+/// A client of it, that takes its commands from its input.
+pub(crate) fn psql() -> Launch {
+    Launch::new(["psql", "--no-psqlrc", "--no-align", "--tuples-only", "--file=-"]).and([format!(
+        "host={DB} port={POSTGRESQL} user=postgres dbname=postgres sslmode=disable gssencmode=disable"
+    )])
+}
+
+pub(crate) fn redis() -> Launch {
     Launch::new(["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""])
         .and(["--port", &REDIS.to_string()])
 }
