@@ -16,6 +16,7 @@ mod revocation;
 pub mod source;
 mod tls;
 mod trust;
+mod verified;
 
 pub use certificate::{Facts, Moment, Serial, SerialError};
 pub use keeper::{CredentialsError, Keeper, Peer, Unavailable, Unfit};

@@ -17,6 +17,7 @@ use crate::certificate::{Facts, Moment, parse, presented};
 use crate::material::Bundle;
 use crate::reason::{PeerError, Problem};
 use crate::revocation::{List, Status, mentions, shown, status};
+use crate::verified::{Key, Verified};
 
 /// What a peer's certificate is put to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,7 @@ pub struct Trust {
     lists: Vec<List>,
     algorithms: WebPkiSupportedAlgorithms,
     since: Instant,
+    verified: Verified,
 }
 
 /// Longer than any handshake may take.
@@ -115,7 +117,15 @@ impl Trust {
             }
             lists.push(list);
         }
-        Ok(Self { bundle, roots, anchors, lists, algorithms, since: Instant::now() })
+        Ok(Self {
+            bundle,
+            roots,
+            anchors,
+            lists,
+            algorithms,
+            since: Instant::now(),
+            verified: Verified::default(),
+        })
     }
 
     /// What this was made of.
@@ -133,8 +143,24 @@ impl Trust {
         self.lists.iter().filter_map(|list| list.next_update).min()
     }
 
-    /// Believes `chain` (the workload's certificate first) at `now` for `usage`, or says why not.
+    /// Believes `chain` (the workload's certificate first) at `now` for `usage`, or says why not. A chain that
+    /// this has believed before is looked at for its dates alone.
     pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: Moment,
+    ) -> Result<Facts, PeerError> {
+        let key = Key::of(chain, usage);
+        if let Some(facts) = self.verified.get(&key, now) {
+            return Ok(facts);
+        }
+        let facts = self.verify_anew(chain, usage, now)?;
+        self.verified.put(key, chain, &facts);
+        Ok(facts)
+    }
+
+    fn verify_anew(
         &self,
         chain: &[CertificateDer<'_>],
         usage: Usage,

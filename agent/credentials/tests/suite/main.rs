@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod again;
 mod authority;
 mod common;
 mod hidden;
