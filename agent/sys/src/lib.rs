@@ -20,6 +20,7 @@ pub mod lease;
 pub mod link;
 pub mod lock;
 pub mod map;
+pub mod memory;
 pub mod mount;
 mod netlink;
 pub mod netns;
