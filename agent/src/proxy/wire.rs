@@ -3,7 +3,7 @@
 //! The proxy is the side that asks: who somebody is, who may, and for sockets that it cannot make. The
 //! agent tells it where to listen, with whose credentials, and when what it was told may no longer hold.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bulkhead_credentials::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,20 @@ pub enum Question {
         /// How many.
         count: u8,
     },
+}
+
+impl Question {
+    /// The question whose answer, where it is a yes, is the answer to this one, too: who may go out is judged
+    /// by identities and port, whatever the address.
+    pub fn anywhere(&self) -> Option<Self> {
+        match self {
+            Self::Outbound { from, to, destination } => {
+                let destination = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), destination.port());
+                Some(Self::Outbound { from: *from, to: *to, destination })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What the agent answers.

@@ -91,8 +91,13 @@ impl Link {
 
     /// Asks what can be remembered.
     pub(super) async fn ask(&self, question: Question) -> Answer {
-        if let Some(answer) = self.answers().get(&question) {
-            return answer.clone();
+        let anywhere = question.anywhere();
+        {
+            let answers = self.answers();
+            let known = anywhere.as_ref().and_then(|anywhere| answers.get(anywhere));
+            if let Some(answer) = known.or_else(|| answers.get(&question)) {
+                return answer.clone();
+            }
         }
         let before = *self.0.serial.borrow();
         let Some((answer, _)) = self.ask_now(question.clone()).await else {
@@ -111,7 +116,12 @@ impl Link {
             if answers.len() >= REMEMBERED {
                 answers.clear();
             }
-            answers.insert(question, answer.clone());
+            let asked = match anywhere {
+                // What is denied is told with its address.
+                Some(anywhere) if matches!(answer, Answer::Outbound { .. }) => anywhere,
+                _ => question,
+            };
+            answers.insert(asked, answer.clone());
         }
         drop(answers);
         answer

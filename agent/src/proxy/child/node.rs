@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::link::Link;
 use super::resident::Resident;
-use super::spare::Spare;
+use super::spare::{Spare, Use};
 use crate::proxy::wire::{self, Answer, Mark, Question, reason};
 
 /// See the module's comment.
@@ -113,14 +113,8 @@ impl Node for ChildNode {
         from: IpAddr,
         mark: bulkhead_proxy::Mark,
     ) -> io::Result<OwnedFd> {
-        let question = Question::Sockets {
-            place: place.0,
-            bound: Some(from),
-            ipv6: from.is_ipv6(),
-            mark: its(mark),
-            count: 1,
-        };
-        self.link.sockets(question).await?.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
+        let of = Use { place: place.0, bound: Some(from), ipv6: from.is_ipv6(), mark: its(mark) };
+        self.spare.take(of).await
     }
 
     async fn last_hop_socket(
@@ -129,7 +123,8 @@ impl Node for ChildNode {
         from: IpAddr,
         mark: bulkhead_proxy::Mark,
     ) -> io::Result<OwnedFd> {
-        self.spare.take((place.0, from.is_ipv6(), its(mark))).await
+        let of = Use { place: place.0, bound: None, ipv6: from.is_ipv6(), mark: its(mark) };
+        self.spare.take(of).await
     }
 
     fn resident(&self) -> u64 {

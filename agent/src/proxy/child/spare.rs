@@ -1,25 +1,41 @@
-//! Sockets for last hops that wait to be used: the agent makes many at a time, before anybody waits for one.
+//! Sockets that wait to be used, since to make one the agent has to visit a namespace. Last hops are many, and
+//! are made many at a time before anybody waits for one. Tunnels are few, and are made when they are wanted; of
+//! who dials one after the other, twice as many each time.
 //!
 //! Which way it fails: where none is left and no agent is there to make more, the connection is refused.
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::link::Link;
 use crate::proxy::wire::{Mark, Question};
 
-/// Sockets that are asked for at once when somebody waits for one of them.
+/// Sockets for last hops that are asked for at once when somebody waits for one of them.
 const FEW: u8 = 8;
 /// The same when nobody waits.
 const MANY: u8 = 32;
 /// With fewer than this left, more are asked for.
 const LOW: usize = 16;
 
-/// What a socket is for: the namespace, whether it is for IPv6, and what the kernel counts its flows as.
-pub(super) type Use = (u64, bool, Mark);
+/// Who dials a tunnel again after so long dials one after the other no more.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What a socket is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Use {
+    /// The namespace.
+    pub(super) place: u64,
+    /// The client's address, for a tunnel that is dialled from it; none for a last hop.
+    pub(super) bound: Option<IpAddr>,
+    pub(super) ipv6: bool,
+    /// What the kernel counts its flows as.
+    pub(super) mark: Mark,
+}
 
 /// See the module's comment. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,6 +52,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Held {
     sockets: HashMap<Use, Vec<OwnedFd>>,
+    /// When tunnels' sockets were last asked for, and how many.
+    asked: HashMap<Use, (Instant, u8)>,
     /// How often some were forgotten: what was asked for before that is not kept, or it would hold a namespace
     /// that nobody lives in.
     forgotten: u64,
@@ -50,13 +68,17 @@ impl Spare {
     pub(super) async fn take(&self, of: Use) -> io::Result<OwnedFd> {
         let (socket, left) = self.pop(of);
         if let Some(socket) = socket {
-            if left < LOW && self.0.link.is_answered() && !self.0.asking.swap(true, Ordering::AcqRel) {
+            if of.bound.is_none()
+                && left < LOW
+                && self.0.link.is_answered()
+                && !self.0.asking.swap(true, Ordering::AcqRel)
+            {
                 let (spare, before) = (self.clone(), self.lock().forgotten);
                 tokio::spawn(async move {
                     match spare.made(of, MANY).await {
                         Ok(sockets) => spare.put(of, sockets, before),
                         Err(error) => {
-                            tracing::debug!(%error, netns = of.0, "no sockets were made beforehand")
+                            tracing::debug!(%error, netns = of.place, "no sockets were made beforehand")
                         }
                     }
                     spare.0.asking.store(false, Ordering::Release);
@@ -64,8 +86,8 @@ impl Spare {
             }
             return Ok(socket);
         }
-        let before = self.lock().forgotten;
-        let mut sockets = self.made(of, FEW).await?;
+        let (before, count) = self.lock().wanted(of);
+        let mut sockets = self.made(of, count).await?;
         let socket = sockets.pop();
         self.put(of, sockets, before);
         socket.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -74,7 +96,8 @@ impl Spare {
     /// Those in a namespace that nobody lives in any more.
     pub(super) fn forget(&self, place: u64) {
         let mut held = self.lock();
-        held.sockets.retain(|(of, ..), _| *of != place);
+        held.sockets.retain(|of, _| of.place != place);
+        held.asked.retain(|of, _| of.place != place);
         held.forgotten += 1;
     }
 
@@ -82,6 +105,7 @@ impl Spare {
     pub(super) fn clear(&self) {
         let mut held = self.lock();
         held.sockets.clear();
+        held.asked.clear();
         held.forgotten += 1;
     }
 
@@ -101,11 +125,25 @@ impl Spare {
     }
 
     async fn made(&self, of: Use, count: u8) -> io::Result<Vec<OwnedFd>> {
-        let (place, ipv6, mark) = of;
-        self.0.link.sockets(Question::Sockets { place, bound: None, ipv6, mark, count }).await
+        let Use { place, bound, ipv6, mark } = of;
+        self.0.link.sockets(Question::Sockets { place, bound, ipv6, mark, count }).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// What was forgotten so far, and how many to ask for now that somebody waits.
+    fn wanted(&mut self, of: Use) -> (u64, u8) {
+        if of.bound.is_none() {
+            return (self.forgotten, FEW);
+        }
+        // Addresses come and go; what is asked for rarely is asked for one by one anyway.
+        self.asked.retain(|_, (when, _)| when.elapsed() < SOON);
+        let count = self.asked.get(&of).map_or(1, |(_, before)| before.saturating_mul(2).min(MANY));
+        self.asked.insert(of, (Instant::now(), count));
+        (self.forgotten, count)
     }
 }
