@@ -1,11 +1,12 @@
 //! What everybody in the agent may look at while the reconciler works.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bulkhead_abi::Reason;
 use bulkhead_policy::{Facts, Image, Model};
+use tokio::sync::watch;
 
 use super::labels::Labels;
 use crate::config::Mode;
@@ -71,7 +72,7 @@ pub struct Failure {
 /// The present snapshot, and the pulse of the threads.
 #[derive(Debug, Default)]
 pub struct Shared {
-    snapshot: RwLock<Arc<Snapshot>>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
     ended: Mutex<Vec<(Reason, u64)>>,
     flow_table: Mutex<FlowTable>,
     /// The reconcile loop's pulse.
@@ -83,13 +84,17 @@ pub struct Shared {
 impl Shared {
     /// The agent as it is.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// For who waits for the next change of it.
+    pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
     }
 
     /// Changes what others see, at once and whole. Only the reconciler does.
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut slot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
-        change(Arc::make_mut(&mut slot));
+        self.snapshot.send_modify(|snapshot| change(Arc::make_mut(snapshot)));
     }
 
     /// Live flows that were ended, by reason.

@@ -28,11 +28,10 @@ use crate::proxy::places::Place;
 use crate::proxy::start::{self, Found};
 use crate::proxy::wire::{Answer, Order, Question, Record, Report, Settings, version};
 
-/// How often it is looked whether policy or certificates changed.
-const TICK: Duration = Duration::from_millis(50);
 /// Time between two attempts to reach the proxy.
 const RETRY: Duration = Duration::from_millis(50);
-/// Time between two attempts to make what could not be made.
+/// Time between two attempts to make what could not be made, and between two looks at what is wrong with
+/// certificates.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long nobody may answer at all before the listeners are closed: well below a second.
 const GIVE_UP: Duration = Duration::from_millis(500);
@@ -137,6 +136,7 @@ impl State {
         self.sources.places.set_own(processes.iter().copied());
         // Before the first look at them: what changes meanwhile is not missed.
         let mut places = self.sources.places.watch();
+        let mut policy = self.sources.shared.watch();
         self.welcome(channel).await?;
         self.sources.view.update(|state| {
             state.running = true;
@@ -147,10 +147,8 @@ impl State {
             listeners = self.listeners.proxied().len(),
             "the proxy serves"
         );
-        let (mut tick, mut again) = (interval(TICK), interval(AGAIN));
-        for interval in [&mut tick, &mut again] {
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        }
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = channel.receive() => match message? {
@@ -164,13 +162,14 @@ impl State {
                         self.follow(channel).await?;
                     }
                 }
-                _ = again.tick() => {
-                    if self.unpublished || self.listeners.has_failed() || self.last_hops.has_failed() {
+                changed = policy.changed() => {
+                    if changed.is_ok() && self.look(channel).await? {
                         self.follow(channel).await?;
                     }
                 }
-                _ = tick.tick() => {
-                    if self.look(channel).await? {
+                _ = again.tick() => {
+                    self.show_certificates();
+                    if self.unpublished || self.listeners.has_failed() || self.last_hops.has_failed() {
                         self.follow(channel).await?;
                     }
                 }
@@ -252,13 +251,16 @@ impl State {
     /// Hands on what is new of certificates. Answers stand: the proxy looks after its peers itself.
     async fn certified(&mut self, channel: &Channel, order: &Order) -> io::Result<()> {
         channel.send(order, &[]).await?;
-        self.sources.view.update(|state| state.certificates = self.certificates.list());
+        self.show_certificates();
         Ok(())
+    }
+
+    fn show_certificates(&self) {
+        self.sources.view.update(|state| state.certificates = self.certificates.list());
     }
 
     /// Looks whether the policy changed, and tells; whether it did.
     async fn look(&mut self, channel: &Channel) -> io::Result<bool> {
-        self.sources.view.update(|state| state.certificates = self.certificates.list());
         let image = self.sources.shared.snapshot().image.clone();
         let same = match (&image, &self.image) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
