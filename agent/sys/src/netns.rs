@@ -14,9 +14,9 @@ mod rtmsg;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::panic;
 use std::path::Path;
-use std::thread;
+use std::time::Duration;
+use std::{process, thread};
 
 use bulkhead_abi::Addr;
 
@@ -45,6 +45,21 @@ pub struct NetNsId {
 pub struct NetNs {
     file: File,
     id: NetNsId,
+}
+
+/// Where a thread goes when this is dropped.
+struct Back(NetNs);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        while let Err(error) = self.0.enter() {
+            // Everything that this thread does from now on would happen to the wrong machine.
+            if error.errno() != Some(libc::ENOMEM) {
+                process::abort();
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl NetNs {
@@ -102,27 +117,27 @@ impl NetNs {
         Ok(owner.metadata().map_err(Error::call("fstat"))?.ino() == INIT_USER_NS)
     }
 
-    /// Runs `f` inside, on a thread of its own that ends with it; the calling thread stays where it is and
-    /// waits. A panic in `f` goes on in the caller. Sockets that `f` makes belong to the namespace, also
-    /// after they are handed out (see the module's comment).
+    /// Runs `f` inside, on the calling thread, which is back where it was afterwards, also when `f` panics.
+    /// Other threads stay where they are. Sockets that `f` makes belong to the namespace, also after they
+    /// are handed out (see the module's comment). No thread is started for it: a new thread that finds no
+    /// memory for its signal stack takes the whole process down.
     ///
-    /// Errors of setns (Linux 3.0): EPERM without CAP_SYS_ADMIN, EINVAL if this is no network namespace;
-    /// EAGAIN of clone where no thread can be had.
-    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
-        let enter = || {
-            // SAFETY: no pointers are passed; setns changes this new thread only.
-            if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-                return Err(Error::last("setns"));
-            }
-            Ok(f())
-        };
-        thread::scope(|scope| {
-            let thread = thread::Builder::new()
-                .name("netns".to_owned())
-                .spawn_scoped(scope, enter)
-                .map_err(Error::call("clone"))?;
-            thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
-        })
+    /// Errors of setns (Linux 3.0): EPERM without CAP_SYS_ADMIN, EINVAL if this is no network namespace,
+    /// ENOMEM. Where there is no memory for the way back, it is waited for.
+    pub fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
+        let home = Self::current()?;
+        self.enter()?;
+        let _back = Back(home);
+        Ok(f())
+    }
+
+    /// Moves the calling thread.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: no pointers are passed; setns changes the calling thread only.
+        match unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } {
+            0 => Ok(()),
+            _ => Err(Error::last("setns")),
+        }
     }
 
     /// Every IPv4 and IPv6 address of its interfaces. Addresses that only routes make local (most of
@@ -259,7 +274,12 @@ mod tests {
         let (a, b) = (there.cookie().unwrap(), here.cookie().unwrap());
         assert!(a != 0 && b != 0 && a != b);
         assert_eq!(there.cookie().unwrap(), a);
-        assert!(std::panic::catch_unwind(|| here.run(|| panic::resume_unwind(Box::new(1)))).is_err());
+        let panics = || there.run(|| std::panic::resume_unwind(Box::new(1)));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert_eq!(NetNs::current().unwrap().id(), here.id());
+        // One inside another.
+        assert_eq!(there.run(|| here.run(|| NetNs::current().unwrap().id())).unwrap().unwrap(), here.id());
+        assert_eq!(NetNs::current().unwrap().id(), here.id());
 
         let folder = NetNs::open("/proc/self/ns/uts".as_ref()).unwrap();
         assert_eq!(folder.run(|| ()).unwrap_err().errno(), Some(libc::EINVAL));
