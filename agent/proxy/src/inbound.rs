@@ -2,6 +2,7 @@
 //! it names.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,14 +16,15 @@ use tokio::sync::watch as watch_of;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::books::{Direction, Parties, Record};
-use crate::end::{self, Refusal, reason};
+use crate::books::{Direction, Entry, Parties, Record};
+use crate::end::{self, End, Refusal, reason};
 use crate::keepalive;
 use crate::node::{Edge, Node, Place};
 use crate::proxy::Shared;
 use crate::relay::{self, Stream};
-use crate::socket::{self, Wire};
-use crate::watch::{self, Watch};
+use crate::socket;
+use crate::watch::{self, Ear, Watch};
+use crate::wire::Wire;
 
 /// A peer that is no longer believed opens nothing more; what it has open ends by itself, each with its
 /// reason, and the tunnel after so long.
@@ -43,11 +45,24 @@ struct Tunnel<N> {
     expires: Moment,
 }
 
+/// A connection whose bytes may flow.
+struct Carried<N> {
+    tunnel: Arc<Tunnel<N>>,
+    program: TcpStream,
+    destination: SocketAddr,
+    max_age: Option<Duration>,
+    stream: Stream,
+    entry: Entry,
+    ear: Ear,
+}
+
 /// Serves one tunnel to its end.
-pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, stream: TcpStream) {
-    socket::prepare(&stream);
-    let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
-    let (client, local) = (socket::plain(client), socket::plain(local));
+pub(crate) async fn serve<N: Node>(
+    shared: Arc<Shared<N>>,
+    place: Place,
+    (stream, client): (TcpStream, SocketAddr),
+) {
+    let Ok(local) = stream.local_addr().map(socket::plain) else { return };
     let began = Instant::now();
     // Before the handshake: what changes while it lasts is not missed.
     let certificates = shared.keeper.changes();
@@ -80,7 +95,7 @@ async fn shake_hands<N: Node>(
             )
         })?;
         let mut tls = TlsAcceptor::from(shared.keeper.server(&own)?)
-            .accept(socket::wire(stream))
+            .accept(Wire::new(stream))
             .await
             .map_err(|error| HandshakeError::from_io(&error))?;
         end::speaks_http2(tls.get_ref().1.alpn_protocol())?;
@@ -151,54 +166,52 @@ impl<N: Node> Tunnel<N> {
     }
 
     /// One connection in it.
-    async fn connection(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    async fn connection(self: Arc<Self>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        // As in `outbound`: in silence there is room for the rest alone.
+        if let Some(carried) = Box::pin(self.begin(request, respond)).await {
+            Box::pin(carried.carry()).await;
+        }
+    }
+
+    async fn begin(
+        self: Arc<Self>,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Option<Box<Carried<N>>> {
         let began = Instant::now();
         // Before the question: a change that comes after the answer is not missed.
-        let (changes, certificates) = (self.shared.node.changes(), self.shared.keeper.changes());
-        let (destination, program, flow) = match Box::pin(self.reach(&request)).await {
+        let ear = Ear::new(&self.shared.news);
+        let (destination, program, flow) = match self.reach(&request).await {
             Ok(reached) => reached,
             Err((status, destination, edge, refusal)) => {
                 answer(&mut respond, status, &refusal.text);
                 let ends = (self.client, destination.unwrap_or(self.local));
                 let client_name = Some(self.peer.facts.name.clone());
                 let refused = Record::refused(Direction::Inbound, ends, began, refusal);
-                return self.shared.books.refuse(Record { client_name, edge, ..refused });
+                self.shared.books.refuse(Record { client_name, edge, ..refused });
+                return None;
             }
         };
         socket::hold(&program);
-        let Ok(send) = respond.send_response(Response::new(()), false) else { return };
-        let mut stream = Stream { send, receive: request.into_body() };
-        let own = Box::pin(self.shared.node.name_of(self.place, self.local.ip())).await;
+        let send = respond.send_response(Response::new(()), false).ok()?;
+        let stream = Stream { send, receive: request.into_body() };
+        let own = self.shared.node.name_of(self.place, self.local.ip()).await;
         let parties = Parties {
             direction: Direction::Inbound,
             client: self.client,
             destination,
             names: (self.peer.facts.name.clone(), own.unwrap_or_else(|| self.peer.facts.name.clone())),
-            edge: flow.edge.clone(),
+            edge: flow.edge,
         };
         let entry = self.shared.books.begin(parties, began);
-        let watch = Watch {
-            keeper: self.shared.keeper.clone(),
-            peer: Arc::clone(&self.peer),
-            changes,
-            certificates,
-            expires: self.expires,
-            max_age: flow.max_age,
-            stop: self.shared.stop.subscribe(),
-        };
-        let mut program = program;
-        let relay = Box::pin(relay::run(&mut program, &mut stream, &entry, self.shared.settings.chunk));
-        let allowed = || async {
-            let name = &self.peer.facts.name;
-            let allowed = self.shared.node.inbound(self.place, name, self.client.ip(), destination).await;
-            allowed.map(|_| ()).map_err(Refusal::from)
-        };
-        let end = watch.over(relay, allowed).await;
-        relay::tell(&mut stream, &end);
-        if !end.resets() {
-            socket::finish(program);
-        }
-        entry.close(end);
+        let max_age = flow.max_age;
+        Some(Box::new(Carried { tunnel: self, program, destination, max_age, stream, entry, ear }))
+    }
+
+    async fn still_allowed(&self, destination: SocketAddr) -> Result<(), Refusal> {
+        let name = &self.peer.facts.name;
+        let allowed = self.shared.node.inbound(self.place, name, self.client.ip(), destination).await;
+        allowed.map(drop).map_err(Refusal::from)
     }
 
     /// Asks whether it may, and dials the program.
@@ -245,6 +258,27 @@ impl<N: Node> Tunnel<N> {
             unreachable(format!("the program at {destination} cannot be reached: {error}"))
         })?;
         Ok((destination, program, flow))
+    }
+}
+
+impl<N: Node> Carried<N> {
+    /// Carries its bytes until the end.
+    async fn carry(mut self: Box<Self>) {
+        let end = self.relay().await;
+        relay::tell(&mut self.stream, &end);
+        if !end.resets() {
+            socket::finish(self.program);
+        }
+        self.entry.close(end);
+    }
+
+    async fn relay(&mut self) -> End {
+        let Tunnel { shared, peer, expires, .. } = &*self.tunnel;
+        let (keeper, ear) = (&shared.keeper, &mut self.ear);
+        let mut watch = Watch { keeper, peer, ear, expires: *expires, max_age: self.max_age };
+        let chunk = shared.settings.chunk;
+        let relay = pin!(relay::run(&mut self.program, &mut self.stream, &self.entry, chunk));
+        watch.over(relay, || self.tunnel.still_allowed(self.destination)).await
     }
 }
 

@@ -23,6 +23,7 @@ mod settings;
 mod socket;
 mod tunnel;
 mod watch;
+mod wire;
 
 pub use books::{Books, Direction, EdgeStats, Record, Stats};
 pub use end::Outcome;

@@ -1,75 +1,113 @@
 //! A connection that the kernel turned in: who it is, where it wanted to go, a tunnel there, and its bytes.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use crate::books::{Direction, Parties, Record};
-use crate::end::{Refusal, reason};
+use crate::books::{Direction, Entry, Parties, Record};
+use crate::end::{End, Refusal, reason};
 use crate::node::{Node, Outbound, Place};
 use crate::proxy::Shared;
 use crate::relay::{self, Stream};
 use crate::socket;
 use crate::tunnel::{Lease, Route};
-use crate::watch::Watch;
+use crate::watch::{Ear, Watch};
 
 /// Serves one turned connection to its end.
-pub(crate) async fn serve<N: Node>(shared: Arc<Shared<N>>, place: Place, mut program: TcpStream) {
+pub(crate) async fn serve<N: Node>(
+    shared: Arc<Shared<N>>,
+    place: Place,
+    (program, client): (TcpStream, SocketAddr),
+) {
+    // What is over before bytes flow is a task's smaller part, and both are boxed: a connection that says
+    // nothing holds room for what it has left to do, and for nothing else.
+    if let Some(carried) = Box::pin(begin(shared, place, program, client)).await {
+        Box::pin(carried.carry()).await;
+    }
+}
+
+/// A connection whose bytes may flow.
+struct Carried<N> {
+    shared: Arc<Shared<N>>,
+    place: Place,
+    client: SocketAddr,
+    program: TcpStream,
+    flow: Outbound,
+    lease: Lease,
+    stream: Stream,
+    entry: Entry,
+    ear: Ear,
+}
+
+/// Asks, and opens a stream; tells of it and resets the program's connection where that may not be or fails.
+async fn begin<N: Node>(
+    shared: Arc<Shared<N>>,
+    place: Place,
+    program: TcpStream,
+    client: SocketAddr,
+) -> Option<Box<Carried<N>>> {
     let began = Instant::now();
-    socket::prepare(&program);
-    socket::hold(&program);
-    let (Ok(client), Ok(local)) = (program.peer_addr(), program.local_addr()) else { return };
-    let (client, local) = (socket::plain(client), socket::plain(local));
     // Before the question: a change that comes after the answer is not missed.
-    let (changes, certificates) = (shared.node.changes(), shared.keeper.changes());
-    let flow = match Box::pin(shared.node.outbound(place, client)).await {
+    let ear = Ear::new(&shared.news);
+    let flow = match shared.node.outbound(place, client).await {
         Ok(flow) => flow,
         Err(denied) => {
             let edge = denied.edge.clone();
+            // Where it wanted to go is not known.
+            let local = program.local_addr().map_or(client, socket::plain);
             let refused = Record::refused(Direction::Outbound, (client, local), began, denied.into());
             shared.books.refuse(Record { edge, ..refused });
-            return socket::reset(program);
+            socket::reset(program);
+            return None;
         }
     };
-    // Boxed, as is all that is over before bytes flow: a connection that says nothing holds no room for it.
-    let opened = Box::pin(open(&shared, place, client, &flow)).await;
-    let (lease, mut stream) = match opened {
+    let (lease, stream) = match open(&shared, place, client, &flow).await {
         Ok(opened) => opened,
         Err(refusal) => {
             let refused = Record::refused(Direction::Outbound, (client, flow.destination), began, refusal);
             let (client_name, edge) = (Some(flow.own), Some(flow.edge));
             shared.books.refuse(Record { client_name, edge, ..refused });
-            return socket::reset(program);
+            socket::reset(program);
+            return None;
         }
     };
-    let peer = Arc::clone(&lease.0.peer);
     let parties = Parties {
         direction: Direction::Outbound,
         client,
         destination: flow.destination,
-        names: (flow.own.clone(), peer.facts.name.clone()),
+        names: (flow.own.clone(), lease.0.peer.facts.name.clone()),
         edge: flow.edge.clone(),
     };
     let entry = shared.books.begin(parties, began);
-    let watch = Watch {
-        keeper: shared.keeper.clone(),
-        peer,
-        changes,
-        certificates,
-        expires: lease.0.expires,
-        max_age: flow.max_age,
-        stop: shared.stop.subscribe(),
-    };
-    let relay = Box::pin(relay::run(&mut program, &mut stream, &entry, shared.settings.chunk));
-    let allowed = || still_allowed(&shared, place, client, &flow);
-    let end = watch.over(relay, allowed).await;
-    relay::tell(&mut stream, &end);
-    if !end.resets() {
-        socket::finish(program);
+    Some(Box::new(Carried { shared, place, client, program, flow, lease, stream, entry, ear }))
+}
+
+impl<N: Node> Carried<N> {
+    /// Carries its bytes until the end.
+    async fn carry(mut self: Box<Self>) {
+        let end = self.relay().await;
+        relay::tell(&mut self.stream, &end);
+        if !end.resets() {
+            socket::finish(self.program);
+        }
+        self.entry.close(end);
     }
-    entry.close(end);
+
+    async fn relay(&mut self) -> End {
+        let mut watch = Watch {
+            keeper: &self.shared.keeper,
+            peer: &self.lease.0.peer,
+            ear: &mut self.ear,
+            expires: self.lease.0.expires,
+            max_age: self.flow.max_age,
+        };
+        let chunk = self.shared.settings.chunk;
+        let relay = pin!(relay::run(&mut self.program, &mut self.stream, &self.entry, chunk));
+        watch.over(relay, || still_allowed(&self.shared, self.place, self.client, &self.flow)).await
+    }
 }
 
 /// The same as was allowed before: another name to show, or to expect, is another connection.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::outbound;
 use crate::pool::Pool;
 use crate::settings::Settings;
 use crate::socket;
+use crate::watch::{News, herald, stop};
 
 /// Most threads that carry bytes.
 const THREADS: usize = 4;
@@ -56,6 +57,7 @@ pub struct Proxy<N: Node> {
     shared: Arc<Shared<N>>,
     listeners: Mutex<HashMap<(Place, Kind), JoinHandle<()>>>,
     sweeper: JoinHandle<()>,
+    herald: JoinHandle<()>,
 }
 
 /// What all connections have in common.
@@ -67,8 +69,8 @@ pub(crate) struct Shared<N> {
     pub(crate) pool: Pool,
     /// Nothing new is to be begun.
     pub(crate) drain: watch::Sender<bool>,
-    /// Everything is to end.
-    pub(crate) stop: watch::Sender<bool>,
+    /// What live connections listen to.
+    pub(crate) news: watch::Sender<News>,
     gate: Arc<Gate>,
 }
 
@@ -83,7 +85,7 @@ impl<N: Node> Proxy<N> {
             books: Books::new(ended),
             pool: Pool::default(),
             drain: watch::Sender::new(false),
-            stop: watch::Sender::new(false),
+            news: watch::Sender::default(),
             settings,
         });
         let swept = Arc::clone(&shared);
@@ -93,13 +95,16 @@ impl<N: Node> Proxy<N> {
                 swept.pool.sweep(&swept.settings);
             }
         });
-        Self { shared, listeners: Mutex::default(), sweeper }
+        let (rights, certificates) = (shared.node.changes(), shared.keeper.changes());
+        let herald = tokio::spawn(herald(rights, certificates, shared.news.clone()));
+        Self { shared, listeners: Mutex::default(), sweeper, herald }
     }
 
     /// Serves what comes in at `listener`, in place of a listener of the same place and kind. Within a
     /// runtime; the listener must not block.
     pub fn listen(&self, place: Place, kind: Kind, listener: StdListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
+        socket::prepare_listener(&listener, kind)?;
         let listener = TcpListener::from_std(listener)?;
         let serving = tokio::spawn(accept(Arc::clone(&self.shared), place, kind, listener));
         if let Some(before) = self.lock().insert((place, kind), serving) {
@@ -131,7 +136,7 @@ impl<N: Node> Proxy<N> {
         while self.shared.books.open() > 0 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.shared.stop.send_replace(true);
+        stop(&self.shared.news);
         // Those that are ended now have a moment to say so.
         let until = Instant::now() + Duration::from_secs(1);
         while self.shared.books.open() > 0 && Instant::now() < until {
@@ -162,17 +167,18 @@ impl<N: Node> Proxy<N> {
 impl<N: Node> Drop for Proxy<N> {
     fn drop(&mut self) {
         self.sweeper.abort();
+        self.herald.abort();
         for (_, serving) in self.lock().drain() {
             serving.abort();
         }
-        self.shared.stop.send_replace(true);
+        stop(&self.shared.news);
     }
 }
 
 async fn accept<N: Node>(shared: Arc<Shared<N>>, place: Place, kind: Kind, listener: TcpListener) {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, client) = match listener.accept().await {
+            Ok((stream, client)) => (stream, socket::plain(client)),
             Err(error) => {
                 // Mostly for want of descriptors: others must end first.
                 tracing::warn!(%error, netns = place.0, "cannot accept a connection; tried again");
@@ -183,28 +189,28 @@ async fn accept<N: Node>(shared: Arc<Shared<N>>, place: Place, kind: Kind, liste
         let permit = match shared.gate.enter(kind, || shared.node.resident()) {
             Ok(permit) => permit,
             Err(refusal) => {
-                too_many(&shared, kind, stream, refusal);
+                too_many(&shared, kind, (stream, client), refusal);
                 continue;
             }
         };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             match kind {
-                Kind::Capture => outbound::serve(shared, place, stream).await,
-                Kind::Tunnel => Box::pin(inbound::serve(shared, place, stream)).await,
+                Kind::Capture => outbound::serve(shared, place, (stream, client)).await,
+                Kind::Tunnel => Box::pin(inbound::serve(shared, place, (stream, client))).await,
             }
             drop(permit);
         });
     }
 }
 
-fn too_many<N>(shared: &Shared<N>, kind: Kind, stream: TcpStream, refusal: Refusal) {
-    if let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) {
+fn too_many<N>(shared: &Shared<N>, kind: Kind, (stream, client): (TcpStream, SocketAddr), refusal: Refusal) {
+    if let Ok(local) = stream.local_addr() {
         let direction = match kind {
             Kind::Capture => Direction::Outbound,
             Kind::Tunnel => Direction::Inbound,
         };
-        let ends = (socket::plain(client), socket::plain(local));
+        let ends = (client, socket::plain(local));
         shared.books.refuse(Record::refused(direction, ends, Instant::now(), refusal));
     }
     socket::reset(stream);

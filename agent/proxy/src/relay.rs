@@ -4,13 +4,13 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -39,14 +39,15 @@ pub(crate) async fn run(program: &mut TcpStream, stream: &mut Stream, entry: &En
     let (read, write) = program.split();
     // Whether the program has said all, and the other side.
     let (program_done, peer_done) = (AtomicBool::new(false), AtomicBool::new(false));
-    let outgoing = to_tunnel(read, &mut stream.send, &peer_done, chunk, |bytes| match direction {
+    // Both are pinned where they are made: a future that is handed on by value has its room twice.
+    let outgoing = pin!(to_tunnel(read, &mut stream.send, &peer_done, chunk, |bytes| match direction {
         Direction::Outbound => entry.sent(bytes),
         Direction::Inbound => entry.received(bytes),
-    });
-    let incoming = to_program(write, &mut stream.receive, &program_done, |bytes| match direction {
+    }));
+    let incoming = pin!(to_program(write, &mut stream.receive, &program_done, |bytes| match direction {
         Direction::Outbound => entry.received(bytes),
         Direction::Inbound => entry.sent(bytes),
-    });
+    }));
     match both((outgoing, &program_done), (incoming, &peer_done)).await {
         Ok(()) => End::CLOSED,
         Err(Broken::Peer(reason)) => {
@@ -74,10 +75,9 @@ pub(crate) async fn run(program: &mut TcpStream, stream: &mut Stream, entry: &En
 /// Both ways to their ends. Whoever is still at work then looks also at what the other one no longer reads: a
 /// half-closed connection may still be broken off, and nobody else would notice.
 async fn both(
-    (outgoing, program_done): (impl Future<Output = Result<(), Broken>>, &AtomicBool),
-    (incoming, peer_done): (impl Future<Output = Result<(), Broken>>, &AtomicBool),
+    (mut outgoing, program_done): (Pin<&mut impl Future<Output = Result<(), Broken>>>, &AtomicBool),
+    (mut incoming, peer_done): (Pin<&mut impl Future<Output = Result<(), Broken>>>, &AtomicBool),
 ) -> Result<(), Broken> {
-    let (mut outgoing, mut incoming) = (pin!(outgoing), pin!(incoming));
     tokio::select! {
         done = &mut outgoing => {
             done?;
@@ -117,7 +117,7 @@ pub(crate) fn tell(stream: &mut Stream, end: &End) {
 }
 
 async fn to_tunnel(
-    program: ReadHalf<'_>,
+    mut program: ReadHalf<'_>,
     send: &mut SendStream<Bytes>,
     peer_done: &AtomicBool,
     chunk: usize,
@@ -134,7 +134,7 @@ async fn to_tunnel(
             }
         }
         buffer.reserve(chunk);
-        match program.try_read_buf(&mut buffer) {
+        match read_now(&mut program, &mut buffer).await {
             Ok(0) => return send.send_data(Bytes::new(), true).map_err(Broken::Tunnel),
             Ok(read) => {
                 let bytes = buffer.split_to(read).freeze();
@@ -149,6 +149,17 @@ async fn to_tunnel(
             Err(error) => return Err(Broken::Program(error)),
         }
     }
+}
+
+/// Reads what is there, or says `WouldBlock`. Unlike `try_read_buf` it takes a read that does not fill the
+/// buffer for the last one there is, which saves asking the kernel once more after each message.
+async fn read_now(program: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> io::Result<usize> {
+    let mut reading = pin!(program.read_buf(buffer));
+    poll_fn(|context| match reading.as_mut().poll(context) {
+        Poll::Pending => Poll::Ready(Err(io::ErrorKind::WouldBlock.into())),
+        ready => ready,
+    })
+    .await
 }
 
 /// Sends all of it, as the peer's window lets us.

@@ -1,24 +1,14 @@
 //! Sockets that were handed over, on their way to a connection.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tokio::io::BufReader;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Bytes that are read from a tunnel at once. rustls alone asks for 4 KiB at a time.
-const READ: usize = 64 << 10;
-
-/// A tunnel's TCP connection: read in large pieces, written as it comes.
-pub(crate) type Wire = BufReader<TcpStream>;
-
-/// Ready for TLS.
-pub(crate) fn wire(stream: TcpStream) -> Wire {
-    BufReader::with_capacity(READ, stream)
-}
+use crate::proxy::Kind;
 
 /// Connects a socket of the node's, from `bound` if that is said.
 pub(crate) async fn connect(
@@ -37,6 +27,16 @@ pub(crate) async fn connect(
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}")))??;
     prepare(&stream);
     Ok(stream)
+}
+
+/// What comes in here is as [`connect`] makes it: Linux hands a listener's options down to what it accepts. A
+/// program's connection is [held](hold) from its first moment.
+pub(crate) fn prepare_listener(listener: &TcpListener, kind: Kind) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(listener, true)?;
+    if kind == Kind::Capture {
+        sockopt::set_socket_linger(listener, Some(Duration::ZERO))?;
+    }
+    Ok(())
 }
 
 /// Small messages must not wait for others.

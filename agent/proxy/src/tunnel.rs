@@ -20,8 +20,9 @@ use crate::keepalive;
 use crate::node::{Mark, Node, Place};
 use crate::relay::Stream;
 use crate::settings::Settings;
-use crate::socket::{self, Wire};
+use crate::socket;
 use crate::watch;
+use crate::wire::Wire;
 
 /// Longest text of the other proxy that is quoted, in bytes.
 const QUOTED: usize = 512;
@@ -128,7 +129,7 @@ impl Tunnel {
             )
         })?;
         let shaken =
-            TlsConnector::from(config).connect(ServerName::IpAddress(route.to.into()), socket::wire(stream));
+            TlsConnector::from(config).connect(ServerName::IpAddress(route.to.into()), Wire::new(stream));
         let mut tls = tokio::time::timeout(settings.handshake, shaken)
             .await
             .map_err(|_| slow(at))?
