@@ -86,6 +86,9 @@ pub static SLOTS: HashMap<CounterKey, SlotOwner, { limits::COUNTERS as usize }, 
 pub static SLOTS_USED: Array<u64, 1> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<Counter, { limits::COUNTERS as usize }> = PerCpuArray::new();
+/// No program touches it: what user space adds to an element per CPU, the kernel might add to as well.
+#[btf_map]
+pub static ENDED: HashMap<CounterKey, Counter, { limits::COUNTERS as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static CLASSES: HashMap<ClassKey, ClassCount, { limits::CLASSES as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map]

@@ -8,7 +8,7 @@ use std::{
 use bulkhead_abi::{
     Addr, Cell, Counter, CounterKey, FlowKey, FlowState, Identity, ListenerKey, LocalAddress, PairKey,
     RuleKey, SlotOwner, SocketFlow, SocketOwner, SocketRole, TurnedKey, TurnedValue,
-    flow::{Doomed, FirstFragment, FragmentKey, Listener},
+    flow::{Denial, Doomed, FirstFragment, FragmentKey, Listener},
     inspect::{ClassCount, ClassKey},
     names,
     tables::{
@@ -64,6 +64,10 @@ pub struct Maps {
     pub slots: Table<CounterKey, SlotOwner>,
     /// Counters, per CPU.
     pub counters: Table<u32, Counter>,
+    /// Counters of flows that were ended: [`Sockets::count_ended`](crate::Sockets::count_ended).
+    pub ended: Table<CounterKey, Counter>,
+    /// Flows that were denied lately.
+    pub denied: Table<FlowKey, Denial>,
     /// Losses, per CPU.
     pub lost: Table<u32, u64>,
     /// Sockets to be ended.
@@ -115,6 +119,8 @@ impl Maps {
             homes: Table::open(maps, names::HOMES)?,
             slots: Table::open(maps, names::SLOTS)?,
             counters: Table::open(maps, names::COUNTERS)?,
+            ended: Table::open(maps, names::ENDED)?,
+            denied: Table::open(maps, names::DENIED)?,
             lost: Table::open(maps, names::LOST)?,
             doomed: Table::open(maps, names::DOOMED)?,
             events: bulkhead_sys::pin::open(&maps.join(names::EVENTS))?,

@@ -99,19 +99,19 @@ impl Reader {
         self.word(CONTROL_FLAGS) & Control::FLAG_ADOPTING != 0
     }
 
-    /// All counters, summed over CPUs.
+    /// All counters, summed over CPUs, flows that were ended included.
     pub fn counters(&self) -> Result<Vec<(CounterKey, Counter)>, DatapathError> {
         let slots: BTreeMap<u32, CounterKey> =
             self.maps.slots.entries()?.into_iter().map(|(key, owner)| (owner.slot, key)).collect();
         let used = slots.keys().next_back().copied().unwrap_or(0);
-        let mut counters = Vec::new();
+        let mut counters: BTreeMap<CounterKey, Counter> = self.maps.ended.entries()?.into_iter().collect();
         self.maps.counters.for_each_raw(|key, values| {
             let Ok(slot) = u32::read_from_bytes(key) else { return };
             if slot > used {
                 return;
             }
             let Some(&owner) = slots.get(&slot) else { return };
-            let mut sum = Counter::default();
+            let mut sum = counters.get(&owner).copied().unwrap_or_default();
             for value in values.chunks_exact(size_of::<Counter>()) {
                 if let Ok(value) = Counter::read_from_bytes(value) {
                     sum.flows += value.flows;
@@ -120,10 +120,10 @@ impl Reader {
                 }
             }
             if sum != Counter::default() {
-                counters.push((owner, sum));
+                counters.insert(owner, sum);
             }
         })?;
-        Ok(counters)
+        Ok(counters.into_iter().collect())
     }
 
     /// Flows by class, since the maps were made.

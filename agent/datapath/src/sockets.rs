@@ -6,7 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use bulkhead_abi::{Addr, SocketRole, names};
+use bulkhead_abi::{Addr, Counter, CounterKey, FlowKey, SocketRole, flow::Denial, names};
+use bulkhead_core::report;
 use bulkhead_sys::turned::Turned;
 
 use crate::{DatapathError, Maps, locals};
@@ -70,6 +71,32 @@ impl Sockets {
     pub fn turned(&self) -> Result<Turned, DatapathError> {
         let path = self.maps.folder().join(names::TURNED);
         Ok(Turned::new(bulkhead_sys::pin::open_to_read(&path)?)?)
+    }
+
+    /// Counts a flow that lost its right and was ended, unless a packet of it was denied already and counted as
+    /// that: each flow is counted once, whoever comes first. Whether it was counted now.
+    ///
+    /// To be called when its sockets are gone, which could have a packet denied at the same moment. The first of
+    /// the kernel's programs and this function to remember the denial is the one that counts.
+    pub fn count_ended(&self, flow: &FlowKey, counter: &CounterKey) -> Result<bool, DatapathError> {
+        let (now, tag) = (bulkhead_sys::clock::monotonic_ns(), flow.tag());
+        let denial = Denial { told: now, tag, ..Denial::default() };
+        let denied = &self.maps.denied;
+        if !denied.add(flow, &denial)? {
+            let is_counted = |known: &Denial| {
+                let lately = known.tag == tag && now.saturating_sub(known.told) < report::MEMORY;
+                // A program is just making it, and counts.
+                lately || *known == Denial::default()
+            };
+            if denied.get(flow)?.as_ref().is_some_and(is_counted) {
+                return Ok(false);
+            }
+            denied.set(flow, &denial)?;
+        }
+        let ended = &self.maps.ended;
+        let count = ended.get(counter)?.unwrap_or_default();
+        ended.set(counter, &Counter { flows: count.flows.wrapping_add(1), ..count })?;
+        Ok(true)
     }
 
     /// The tables themselves.

@@ -10,6 +10,7 @@
 mod adopt;
 mod alarm;
 mod ending;
+mod looking;
 mod namespaces;
 mod table;
 

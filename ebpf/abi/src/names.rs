@@ -10,7 +10,7 @@ macro_rules! names {
 
 /// Version of the maps' layout: raised whenever a key, a value, a capacity or a map changes, so that
 /// programs never meet tables of another shape.
-pub const LAYOUT: &str = "5";
+pub const LAYOUT: &str = "6";
 
 names! {
     /// [`Control`](crate::Control), one entry, memory-mapped.
@@ -65,6 +65,9 @@ names! {
     SLOTS_USED = "SLOTS_USED";
     /// Slot → [`Counter`](crate::Counter), per CPU.
     COUNTERS = "COUNTERS";
+    /// [`CounterKey`](crate::CounterKey) → [`Counter`](crate::Counter) of flows that were ended before a packet
+    /// of theirs could be denied: written by the agent alone, and counted together with [`COUNTERS`].
+    ENDED = "ENDED";
     /// Socket cookie → [`Doomed`](crate::flow::Doomed).
     DOOMED = "DOOMED";
     /// Ring of [`Event`](crate::Event)s.

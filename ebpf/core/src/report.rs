@@ -38,12 +38,13 @@ pub trait Report {
     fn cookie(&self) -> u64;
 }
 
+/// A denied tuple that comes back after as many nanoseconds is a new attempt: longer than the last
+/// retransmission of a SYN that people wait for (RFC 6298: 1, 3, 7, 15, 31 seconds).
+pub const MEMORY: u64 = 35_000_000_000;
+
 /// Remembers a denied flow; whether it was not remembered already.
 #[inline(always)]
 pub fn denied_first<R: Report>(report: &R, key: &FlowKey) -> bool {
-    /// A denied tuple that comes back after this long is a new attempt: longer than the last
-    /// retransmission of a SYN that people wait for (RFC 6298: 1, 3, 7, 15, 31 seconds).
-    const MEMORY: u64 = 35_000_000_000;
     let told = report.now();
     let mut first = true;
     report.note_denial(key, |denial| {
