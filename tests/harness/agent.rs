@@ -102,6 +102,11 @@ impl Agent {
         }
     }
 
+    /// The zone file as it is now.
+    pub fn policy(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.policies().join(POLICY))?)
+    }
+
     /// Writes the zone file, at once and whole, and waits for nothing.
     pub fn write_policy(&self, policy: &str) -> Result<()> {
         self.write_file(POLICY, policy)

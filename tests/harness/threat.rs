@@ -22,11 +22,18 @@
 //! ```
 //!
 //! Whoever writes an attempt observes at the receiver: an error at the sender is no proof of silence.
+//!
+//! What takes its time is no other kind of attack: an attempt and its twin may have something happen between
+//! what they prepare and what they try ([`Try::meanwhile`]: a policy that is changed, an agent that is killed,
+//! links that are taken off), and may say themselves what the kernel must have counted by then
+//! ([`Try::counts`]). After each the threat's own policy is enforced again.
 
 mod lab;
 mod sending;
+mod trial;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -40,12 +47,17 @@ pub use lab::{
     WEB, WEB_AND_DB, WEB6,
 };
 pub use sending::{at, send_raw};
+pub use trial::Try;
 
 /// How long something that must arrive may take, and how long counters may.
 const SOON: Duration = Duration::from_secs(10);
 
 /// How long nothing must have arrived before it counts as denied.
 const SILENT: Duration = Duration::from_millis(400);
+
+/// How long counters must stay as they are expected: the agent looks after sockets every 50 ms, and may not
+/// count once more what a packet was counted for.
+const STEADY: Duration = Duration::from_millis(120);
 
 /// Ports, and addresses, that one range has: as many tries as a [`Threat`] may have.
 pub const TRIES: u16 = 100;
@@ -68,20 +80,6 @@ pub struct Case<'a> {
 
 /// Tries something, and answers whether it arrived, as its receiver saw it.
 pub type Act<'a> = Box<dyn Fn(&Try<'_>) -> Result<bool> + 'a>;
-
-/// One try of an attempt or of a twin.
-pub struct Try<'a> {
-    /// The machines.
-    pub lab: &'a Lab,
-    /// The agent, when it runs.
-    pub agent: Option<&'a Agent>,
-    /// How long to wait for an arrival: long where it must come, short where it must not.
-    pub patience: Duration,
-    /// It must arrive. Of several packets that means all, where none may arrive it means any.
-    pub expected: bool,
-    /// Number of the try, different for each of a threat.
-    pub number: u16,
-}
 
 impl<'a> Threat<'a> {
     /// Attacks under this zone file, on a node that enforces.
@@ -115,7 +113,7 @@ impl<'a> Threat<'a> {
         let try_ = |agent, expected| {
             numbers.set(numbers.get() + 1);
             let patience = if expected { self.soon } else { SILENT };
-            Try { lab, agent, patience, expected, number: numbers.get() - 1 }
+            Try::new(lab, agent, patience, expected, numbers.get() - 1)
         };
         let mut failures = Failures::default();
         for case in &self.cases {
@@ -123,11 +121,17 @@ impl<'a> Threat<'a> {
         }
         let setup = Agent::prepare(&lab.root, &self.policy).in_ns(lab.node()?);
         let agent = (self.setup)(setup).start().context("the agent did not start")?;
+        let agent = RefCell::new(agent);
         for case in &self.cases {
-            failures
-                .note(case, "agent on: the twin must arrive", || case.see_twin(&try_(Some(&agent), true)));
+            failures.note(case, "agent on: the twin must arrive", || {
+                let seen = case.see_twin(&try_(Some(&agent), true));
+                self.restore(&agent.borrow())?;
+                seen
+            });
             failures.note(case, "agent on: the attempt must not arrive", || {
-                case.see_refusal(&try_(Some(&agent), false), &agent, self.soon)
+                let seen = case.see_refusal(&try_(Some(&agent), false), self.soon);
+                self.restore(&agent.borrow())?;
+                seen
             });
         }
         let tries = numbers.get();
@@ -135,6 +139,14 @@ impl<'a> Threat<'a> {
             bail!("{tries} tries: their ports run into one another, make two threats of this one");
         }
         failures.into_result()
+    }
+
+    /// The policy under which each of them begins.
+    fn restore(&self, agent: &Agent) -> Result<()> {
+        if agent.policy()? != self.policy {
+            agent.apply(&self.policy).context("the threat's own policy, once more")?;
+        }
+        Ok(())
     }
 }
 
@@ -172,39 +184,52 @@ impl<'a> Case<'a> {
 
     fn see_twin(&self, run: &Try<'_>) -> Result<Option<String>> {
         let arrived = self.twin.as_ref().context("the case has no twin")?(run)?;
-        let counted = || run.agent.and_then(|agent| agent.counters().ok()).unwrap_or_default();
+        let counted = || run.agent().and_then(|agent| agent.counters().ok()).unwrap_or_default();
         Ok((!arrived).then(|| format!("it did not; counted so far: {:?}", counted())))
     }
 
-    fn see_refusal(&self, run: &Try<'_>, agent: &Agent, soon: Duration) -> Result<Option<String>> {
-        let before = agent.counters()?;
+    fn see_refusal(&self, run: &Try<'_>, soon: Duration) -> Result<Option<String>> {
+        run.compare_from_now()?;
         let arrived = self.attempt.as_ref().context("the case has no attempt")?(run)?;
+        let wanted = self.wanted(run);
         let mut moved = Counters::default();
-        let counted = wait_until(soon, "the counters moved", || {
-            moved = agent.counters().map(|now| now.since(&before)).unwrap_or_default();
-            self.is_expected(&moved)
-        });
+        let mut expected = || {
+            moved = run.moved().unwrap_or_default();
+            is_expected(&wanted, &moved)
+        };
+        let counted = wait_until(soon, "the counters moved", &mut expected).is_ok() && {
+            std::thread::sleep(STEADY);
+            expected()
+        };
         Ok(match (arrived, counted) {
-            (false, Ok(())) => None,
-            (true, Ok(())) => Some(format!("it arrived, though counted as expected: {moved:?}")),
-            (arrived, Err(_)) => {
+            (false, true) => None,
+            (true, true) => Some(format!("it arrived, though counted as expected: {moved:?}")),
+            (arrived, false) => {
                 let wanted: Vec<String> =
-                    self.moves.iter().map(|(pair, flows)| format!("{pair}: {flows} flows")).collect();
+                    wanted.iter().map(|(pair, flows)| format!("{pair}: {flows} flows")).collect();
                 let arrived = if arrived { "it arrived" } else { "it did not arrive" };
                 Some(format!("{arrived}; expected [{}], moved [{moved:?}]", wanted.join("; ")))
             }
         })
     }
 
-    /// Whether exactly the named counters moved by exactly so many flows. An allowed flow of before may
-    /// have packets on the way still; a denial that nobody named may not move at all.
-    fn is_expected(&self, moved: &Counters) -> bool {
-        let named = |pair: &Pair| self.moves.iter().find(|(named, _)| named == pair);
-        self.moves.iter().all(|(pair, flows)| moved.get(pair).flows == *flows)
-            && moved.iter().all(|(pair, counter)| {
-                named(pair).is_some() || (counter.flows == 0 && pair.verdict == "allow")
-            })
+    /// What must have moved, by the case's own word and by what the try found out.
+    fn wanted(&self, run: &Try<'_>) -> BTreeMap<Pair, u64> {
+        let mut wanted = BTreeMap::new();
+        for (pair, flows) in self.moves.iter().cloned().chain(run.counted()) {
+            *wanted.entry(pair).or_default() += flows;
+        }
+        wanted
     }
+}
+
+/// Whether exactly the named counters moved by exactly so many flows. An allowed flow of before may
+/// have packets on the way still; a denial that nobody named may not move at all.
+fn is_expected(wanted: &BTreeMap<Pair, u64>, moved: &Counters) -> bool {
+    wanted.iter().all(|(pair, flows)| moved.get(pair).flows == *flows)
+        && moved.iter().all(|(pair, counter)| {
+            wanted.contains_key(pair) || (counter.flows == 0 && pair.verdict == "allow")
+        })
 }
 
 /// Whether a receiver's call got something: `false` for silence and for what the kernel refused; an error

@@ -61,7 +61,7 @@ fn row_22_a_copy_of_a_live_flows_packet_does_not_pass() {
                     let arrived = run.on_wire(&run.lab.outside, std::slice::from_ref(&copy), || {
                         send_frame(&run.lab.web, "eth0", bypass, &copy)
                     });
-                    if run.agent.is_some() {
+                    if run.agent().is_some() {
                         // The flow itself goes on. (Without an agent the copy is answered, too.)
                         run.lab.web.exchange(&live.0, 1, Duration::from_secs(10))?;
                     }

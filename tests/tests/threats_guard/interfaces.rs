@@ -27,7 +27,7 @@ fn second_way(run: &Try<'_>) -> String {
         ))
         .unwrap();
     web.ip(&format!("link set late{number} up\naddr add {address}/32 dev late{number}")).unwrap();
-    if let Some(agent) = run.agent {
+    if let Some(agent) = run.agent() {
         wait_until(LONG, "the new interface is guarded, and what is behind it is known", || {
             let guard = agent.status().unwrap().guard;
             let name = format!("port{number}");

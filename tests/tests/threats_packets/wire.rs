@@ -143,13 +143,7 @@ fn row_02_on_the_wire_the_table_of_first_fragments_is_bounded() {
         .flag("--guard-wire=port2")
         .start()
         .unwrap();
-    let run = Try {
-        lab: &lab,
-        agent: Some(&agent),
-        patience: std::time::Duration::from_secs(10),
-        expected: true,
-        number: 0,
-    };
+    let run = Try::by_hand(&lab, 0);
     let before = agent.counters().unwrap();
     let ip = inward(&run, false);
     let payload = ip.udp_payload(4000, OPEN, b"the first half, the second");

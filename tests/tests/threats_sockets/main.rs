@@ -4,6 +4,7 @@
 
 mod acts;
 mod again;
+mod live;
 mod opening;
 mod owners;
 #[path = "../power/mod.rs"]
@@ -12,4 +13,5 @@ mod pressure;
 mod ring;
 mod rules;
 mod source;
+mod tampering;
 mod time;

@@ -22,7 +22,7 @@ fn right() -> String {
 
 /// Saves a file that is wrong, and tries a port that the right one does not allow.
 fn with_mistake(run: &Try<'_>, text: &str, code: &str) -> Result<bool> {
-    let Some(agent) = run.agent else { return datagram(run, &run.lab.web, run.port(9000)) };
+    let Some(agent) = run.agent() else { return datagram(run, &run.lab.web, run.port(9000)) };
     let generation = agent.reader()?.generation();
     let Err(refused) = agent.apply(text) else { bail!("the agent took it") };
     let refused = format!("{refused:#}");

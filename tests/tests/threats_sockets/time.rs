@@ -1,13 +1,16 @@
-//! Rows 20, 27 and 28: what changes while something lives: the policy, the agent, the workloads.
+//! Rows 27 and 28: agents that come and go, and workloads that come.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, ensure};
 use bulkhead_tests::harness::threat::{Case, DB, Lab, Threat, Try, WEB_AND_DB};
 use bulkhead_tests::harness::{Agent, Dial, Errno, Kind, Pair, Serve, wait_until};
 use bulkhead_tests::require_agent;
 
 use crate::acts::{LONG, at, connects};
-use crate::owners::{Servers, Stopped};
+use crate::owners::Stopped;
 use crate::power::another_object;
 
 /// The web may reach these ports of the database.
@@ -15,103 +18,94 @@ fn policy(ports: &str) -> String {
     format!("{WEB_AND_DB}[[allow]]\nfrom = \"web\"\nto = \"db\"\nports = [{ports}]\n")
 }
 
-#[test]
-fn row_20_live_flows_end_with_their_right() {
-    require_agent!();
-    let lab = Lab::new().unwrap();
-    let (kept, lost) = (Servers::new(&lab, 7000), Servers::new(&lab, 7100));
-    // Agent off.
-    lost.ways(&lab.web);
-    let before = policy("\"tcp/7000-7199\", \"udp/7000-7199\"");
-    let agent = Agent::prepare(&lab.root, &before).in_ns(lab.node().unwrap()).start().unwrap();
-    let (twins, victims) = (kept.ways(&lab.web), lost.ways(&lab.web));
-    // A change that leaves them their right ends none of them.
-    let counted = agent.counters().unwrap();
-    agent.apply(&policy("\"tcp/7000-7150\", \"udp/7000-7150\"")).unwrap();
-    kept.live(&twins);
-    lost.live(&victims);
-    assert!(agent.counters().unwrap().since(&counted).flows().is_empty());
-    // One that takes it does, within this one generation.
-    let generation = agent.reader().unwrap().generation();
-    agent.apply(&policy("\"tcp/7000-7099\", \"udp/7000-7099\"")).unwrap();
-    lost.dead(&victims);
-    kept.live(&twins);
-    assert_eq!(agent.reader().unwrap().generation(), generation + 1);
-    let moved = agent.counters().unwrap().since(&counted).flows();
-    assert!(moved.keys().eq([&Pair::new("web", "db", "deny", "default")]), "{moved:?}");
-}
-
-/// Datagrams to an allowed port and to a denied one, in turn, while the agent is killed, comes back, is
-/// upgraded and downgraded and stopped: each one has the verdict that it always had.
+/// Datagrams to one port, each with the verdict that it always had, while the agent is killed, comes back, is
+/// upgraded and downgraded and stopped. Whether one arrived.
 ///
 /// The kernel ends a process that is out of memory by the same SIGKILL.
+fn through_changes(run: &Try<'_>, object: &Path, port: u16) -> Result<bool> {
+    run.compare_from_now()?;
+    let (lab, began) = (run.lab, Instant::now());
+    let server = lab.db.udp_echo(at(DB, run.port(port)))?;
+    let socket = lab.web.open(Kind::Udp, None, false)?;
+    let stop = AtomicBool::new(false);
+    let (answered, refused) = std::thread::scope(|scope| {
+        let ends = crate::power::Ends(&stop);
+        let sender = scope.spawn(|| {
+            let ends = crate::power::Ends(&stop);
+            let (mut answered, mut refused) = (0_u64, 0_u64);
+            while answered + refused == 0 || !stop.load(Ordering::Relaxed) {
+                match lab.web.exchange_with(&socket, server.local, 1, LONG) {
+                    Ok(_) => answered += 1,
+                    Err(error) if error.errno() == Some(Errno::PERM) => refused += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            drop(ends);
+            (answered, refused)
+        });
+        let changed = run.meanwhile(|agent| come_and_go(agent, object));
+        drop(ends);
+        changed.map(|()| sender.join().unwrap())
+    })?;
+    let arrived = lab.db.served(&server)?.messages;
+    lab.web.close(&socket)?;
+    lab.db.close(&server)?;
+    eprintln!("{answered} answered, {refused} refused");
+    ensure!(arrived == answered, "{arrived} arrived, {answered} were answered");
+    ensure!(answered == 0 || refused == 0, "one packet differs: {answered} answered, {refused} refused");
+    if run.agent().is_some() {
+        let (verdict, reason) = if run.expected { ("allow", "allow-rule") } else { ("deny", "default") };
+        let moved = run.moved()?;
+        let counted = moved.get(&Pair::new("web", "db", verdict, reason));
+        ensure!(counted.packets == 2 * answered + refused && moved.iter().count() == 1, "{moved:?}");
+        // A denied tuple that comes back after 35 s is a new attempt.
+        let most = 1 + began.elapsed().as_secs() / 35;
+        ensure!((1..=most).contains(&counted.flows), "{moved:?}");
+        if !run.expected {
+            run.counts("web", "db", "deny", "default", counted.flows);
+        }
+    }
+    Ok(arrived > 0)
+}
+
+/// All that can become of an agent.
+fn come_and_go(agent: &mut Agent, object: &Path) -> Result<()> {
+    agent.kill9()?;
+    agent.restart()?;
+    agent.kill9()?;
+    agent.set_object(Some(object));
+    agent.restart()?;
+    agent.terminate()?;
+    agent.set_object(None);
+    agent.restart()?;
+    let lines = agent.log_lines();
+    let starts = lines.iter().filter(|line| line["message"] == "enforcing");
+    let starts: Vec<&str> = starts.filter_map(|line| line["attached"].as_str()).collect();
+    ensure!(starts.ends_with(&["Resumed", "Upgraded", "Upgraded"]), "{starts:?}");
+    Ok(())
+}
+
 #[test]
 fn row_27_not_one_packet_differs_while_agents_come_and_go() {
     require_agent!();
     let lab = Lab::new().unwrap();
-    let [open, shut] = [7000, 9000].map(|port| lab.db.listen(Kind::Udp, at(DB, port), Serve::Sink).unwrap());
-    let socket = lab.web.open(Kind::Udp, None, false).unwrap();
-    let send = |to| lab.web.send(&socket, b"numbered by their count", Some(to));
-    // Agent off: both arrive.
-    for server in [&open, &shut] {
-        send(server.local).unwrap();
-        let arrived = || lab.db.served(server).unwrap().messages == 1;
-        wait_until(LONG, "it arrives", arrived).unwrap();
-    }
-    let mut agent =
-        Agent::prepare(&lab.root, &policy("\"udp/7000\"")).in_ns(lab.node().unwrap()).start().unwrap();
-    let before = agent.counters().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let object = folder.path().join("object");
     std::fs::write(&object, another_object()).unwrap();
-
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let rounds = std::thread::scope(|scope| {
-        let ends = crate::power::Ends(&stop);
-        let sender = scope.spawn(|| {
-            let ends = crate::power::Ends(&stop);
-            let mut rounds = 0_u64;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                send(open.local).expect("allowed, as ever");
-                let denied = send(shut.local).expect_err("denied, as ever");
-                assert_eq!(denied.errno(), Some(Errno::PERM));
-                rounds += 1;
-            }
-            drop(ends);
-            rounds
-        });
-        agent.kill9().unwrap();
-        agent.restart().unwrap();
-        agent.kill9().unwrap();
-        agent.set_object(Some(&object));
-        agent.restart().unwrap();
-        agent.terminate().unwrap();
-        agent.set_object(None);
-        agent.restart().unwrap();
-        drop(ends);
-        sender.join().unwrap()
-    });
-    eprintln!("{rounds} datagrams of each kind");
-    let arrived = || lab.db.served(&open).unwrap().messages == rounds + 1;
-    wait_until(LONG, "every allowed one arrives", arrived).unwrap();
-    assert_eq!(lab.db.served(&shut).unwrap().messages, 1, "none that is denied");
-    let moved = agent.counters().unwrap().since(&before);
-    let [allowed, denied] = [("allow", "allow-rule"), ("deny", "default")]
-        .map(|(verdict, reason)| moved.get(&Pair::new("web", "db", verdict, reason)));
-    assert_eq!((allowed.packets, denied.packets, moved.iter().count()), (rounds, rounds, 2), "{moved:?}");
-    let starts: Vec<String> = agent
-        .log_lines()
-        .iter()
-        .filter(|line| line["message"] == "enforcing")
-        .map(|line| line["attached"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(starts, ["Fresh", "Resumed", "Upgraded", "Upgraded"]);
+    Threat::new(&policy("\"udp/7000-7099\""))
+        .case(
+            Case::new("datagrams all the time")
+                .attempt(|run| through_changes(run, &object, 9000))
+                .twin(|run| through_changes(run, &object, 7000)),
+        )
+        .run(&lab)
+        .unwrap();
 }
 
 /// A program in a cgroup that did not exist a moment ago connects at once; the agent is held, so that it
 /// cannot have heard of it.
-fn newborn(run: &Try<'_>, port: u16) -> anyhow::Result<bool> {
-    let held = run.agent.map(Stopped::new);
+fn newborn(run: &Try<'_>, port: u16) -> Result<bool> {
+    let held = run.agent().as_deref().map(Stopped::new);
     let pod = run.lab.spawn("web", &format!("web/pod-{}", run.number))?;
     let arrived = connects(run, &pod, at(DB, run.port(port)));
     drop(held);

@@ -66,13 +66,7 @@ fn row_30_and_31_what_only_looks_encrypted_is_found() {
     let mut wrong = Vec::new();
     for (number, evasion) in all.iter().enumerate() {
         let before = classes(&agent);
-        let run = Try {
-            lab: &stage.lab,
-            agent: Some(&agent),
-            patience: SOON,
-            expected: true,
-            number: u16::try_from(number).unwrap(),
-        };
+        let run = Try::by_hand(&stage.lab, u16::try_from(number).unwrap());
         assert!(evasion.attempt(&run).unwrap(), "{} does not arrive", evasion.name);
         let mut found = Classes::new();
         let told = wait_until(SOON, "it is found", || {
