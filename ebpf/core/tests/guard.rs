@@ -157,6 +157,28 @@ fn a_full_table_keeps_what_is_in_it() {
 }
 
 #[test]
+fn what_the_node_itself_says_of_a_packet_passes() {
+    let node = guarded();
+    // Of a socket's flow, or of a packet that was dropped before it left: no flow of the guard's.
+    let quoted = udp(WEB_ADDR, WORLD_ADDR);
+    let error = |src: Addr, dst: Addr| {
+        Wire::new(Protocol::ICMP, (src, 0), (dst, 0)).icmp(3, 4).payload(&quoted.bytes()).bytes()
+    };
+    let says = |frame: &Frame, bytes: &[u8]| node.goes_out(TO_WEB, frame, &Sock::none(), bytes);
+    assert_eq!(says(&Frame::forwarded(), &error(NODE_ADDR, WEB_ADDR)), Verdict::Allow);
+    assert!(node.take_counters().is_empty());
+    // In another's name, to another, or come in by an interface, it is one like any other.
+    let came_in = Frame { mark: Mark::ROUTED.into(), ..Frame::forwarded() };
+    for (frame, bytes) in [
+        (Frame::forwarded(), error(VM, WEB_ADDR)),
+        (Frame::forwarded(), error(NODE_ADDR, DB_ADDR)),
+        (came_in, error(NODE_ADDR, WEB_ADDR)),
+    ] {
+        assert_eq!(says(&frame, &bytes), Verdict::Deny);
+    }
+}
+
+#[test]
 fn an_icmp_error_needs_a_live_flow() {
     let mut node = guarded();
     allow_web_to_db(&mut node);

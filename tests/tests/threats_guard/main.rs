@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod acts;
+mod errors;
 mod frames;
 mod interfaces;
 mod lab;

@@ -232,12 +232,16 @@ fn enter_hand_over<G: Guard>(guard: &G, state: &State, decision: &Decision) -> b
 }
 
 /// An ICMP error passes when it goes to the sender of what it quotes, and that is of a flow of the guard's
-/// that is live and passes.
+/// that is live and passes; or when the node itself says it, as routers do of packets that they cannot pass
+/// on. Such a packet has left by no interface, and its flow may be a socket's.
 #[inline(always)]
 pub fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
     let Some(quoted) = packet::parse_quoted(guard, state.transport) else {
         return Outcome::Anomaly(Reason::IcmpError);
     };
+    if quoted.src == *state.remote().addr && is_own(guard, state) {
+        return Outcome::Verdict(Verdict::Allow);
+    }
     let (src, dst) = ((quoted.src, quoted.src_port), (quoted.dst, quoted.dst_port));
     let (key, _) = FlowKey::new(src, dst, quoted.protocol, 0);
     let lives = |flow: &FlowState| {
@@ -252,6 +256,16 @@ pub fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
         }
         _ => Outcome::Anomaly(Reason::IcmpError),
     }
+}
+
+/// Whether the packet is from the node itself: it came in by no interface that the guard is on, where its source
+/// would have been a forged one, and the kernel believes no other interface an address of its own.
+#[inline(always)]
+fn is_own<G: Guard>(guard: &G, state: &State) -> bool {
+    let host = state.control.host_netns;
+    host != 0
+        && guard.mark() == Mark::NONE
+        && guard.local(state.local().addr).is_some_and(|local| local.netns == host)
 }
 
 #[inline(always)]

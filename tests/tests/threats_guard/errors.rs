@@ -1,0 +1,83 @@
+//! Row 10, seen from a router: what it says itself of packets that it could not pass on is no forgery. Where it is
+//! not below the cgroup root no socket layer has judged it, and the flow that it is about is a socket's.
+
+use std::time::Duration;
+
+use bulkhead_tests::harness::packet::Ip;
+use bulkhead_tests::harness::threat::{DB, DB6, Lab, OUTSIDE, OUTSIDE6, WEB, WEB_AND_DB, WEB6, at, send_raw};
+use bulkhead_tests::harness::{Agent, Dial, Kind, Peer};
+use bulkhead_tests::require_agent;
+
+use crate::lab::{OPEN, guarding, lab};
+
+const LONG: Duration = Duration::from_secs(10);
+
+/// More than fits by the wire, and less than fits by the way to it.
+const SMALL: usize = 1300;
+
+/// Whether `peer` gets, by the wire, an error that quotes `what` when it does this.
+fn hears(peer: &Peer, what: &[u8], does: impl FnOnce()) -> bool {
+    let capture = peer.capture().unwrap();
+    does();
+    let heard = peer.captured(&capture, what, LONG);
+    peer.close(&capture).unwrap();
+    heard.is_ok()
+}
+
+/// What is not heard of all that a router has to say; `round` keeps what is quoted, and what is remembered of
+/// paths, apart.
+fn unheard(lab: &Lab, round: u8) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut expect = |what: String, heard: bool| missing.extend((!heard).then_some(what));
+    for v6 in [false, true] {
+        let (web, db, outside) = if v6 { (WEB6, DB6, OUTSIDE6) } else { (WEB, DB, OUTSIDE) };
+        let far = format!("{}{round}", outside.trim_end_matches('1'));
+        let expired = |from: &Peer, src: &str, dst: &str| {
+            let mark = format!("hop limit, round {round} from {src}");
+            let packet = Ip::new(src, dst).hops(1).udp(4000, OPEN, mark.as_bytes());
+            hears(from, mark.as_bytes(), || send_raw(from, &[packet]).unwrap())
+        };
+        expect(format!("{web}: the hop limit is over"), expired(&lab.web, web, &far));
+        expect(format!("{outside}: the hop limit is over"), expired(&lab.outside, outside, db));
+        let mut large = format!("too large, round {round}").into_bytes();
+        let mark = large.clone();
+        large.resize(SMALL + 50, b'.');
+        let socket = lab.web.open(Kind::Udp, None, v6).unwrap();
+        let heard = hears(&lab.web, &mark, || {
+            lab.web.send(&socket, &large, Some(at(&far, OPEN))).unwrap();
+        });
+        expect(format!("{web}: too large for the way to {far}"), heard);
+        lab.web.close(&socket).unwrap();
+        // And who hears it gets through: a stream that nobody tells stands still.
+        let farther = format!("{}{}", outside.trim_end_matches('1'), round + 100);
+        let (any, port) = if v6 { ("::", OPEN + 1) } else { ("0.0.0.0", OPEN) };
+        let server = lab.outside.tcp_echo(at(any, port)).unwrap();
+        let stream = lab.web.connect(&Dial::tcp(at(&farther, port))).unwrap();
+        let through = lab.web.begin_exchange(&stream, None, 1, 1 << 16, LONG).wait();
+        expect(format!("{web}: a stream to {farther}: {through:?}"), through.is_ok());
+        lab.web.reset(&stream).unwrap();
+        lab.outside.close(&server).unwrap();
+    }
+    missing
+}
+
+#[test]
+fn row_10_what_a_router_says_of_packets_that_it_dropped_is_heard() {
+    require_agent!();
+    let lab = lab();
+    lab.node().unwrap().ip(&format!("link set port2 mtu {SMALL}")).unwrap();
+    assert_eq!(unheard(&lab, 20), Vec::<String>::new(), "agent off");
+    // Both ends are in zones, and each may open to the other what is tried.
+    let ports = format!("ports = [\"udp/{OPEN}\", \"tcp/{OPEN}-{last}\"]\n", last = OPEN + 1);
+    let policy = format!(
+        "{WEB_AND_DB}[zone.far]\ncidrs = [\"10.99.9.0/24\", \"fd00:99:9::/64\"]\n\
+         [[allow]]\nfrom = \"web\"\nto = \"far\"\n{ports}[[allow]]\nfrom = \"far\"\nto = \"db\"\n{ports}"
+    );
+    let setup = Agent::prepare(&lab.root, &policy).in_ns(lab.node().unwrap());
+    let agent = guarding(setup).start().unwrap();
+    let before = agent.counters().unwrap();
+    let missing = unheard(&lab, 40);
+    let moved = agent.counters().unwrap().since(&before);
+    assert!(missing.is_empty(), "{missing:#?}; moved {moved:?}");
+    assert!(moved.iter().all(|(pair, _)| pair.verdict == "allow"), "{moved:?}");
+}
