@@ -265,16 +265,16 @@ impl Tables for Reader {
         self.maps.prefixes.get(&TrieKey { bits: 128, data: *addr }).ok().flatten()
     }
     fn workload(&self, cgroup: u64) -> Option<WorkloadValue> {
-        self.maps.workloads.get(&cgroup).ok().flatten()
+        self.maps.workloads.find(&cgroup).ok().flatten()
     }
     fn union(&self, key: &PairKey) -> Option<UnionValue> {
-        self.maps.unions.get(key).ok().flatten()
+        self.maps.unions.find(key).ok().flatten()
     }
     fn identity(&self, identity: Identity) -> Option<IdentityValue> {
-        self.maps.identities.get(&identity).ok().flatten()
+        self.maps.identities.find(&identity).ok().flatten()
     }
     fn pair(&self, key: &PairKey) -> Option<PairValue> {
-        self.maps.pairs.get(key).ok().flatten()
+        self.maps.pairs.find(key).ok().flatten()
     }
     fn rule(&self, key: &RuleKey) -> Option<Cell> {
         self.maps.rules.get(&TrieKey { bits: RuleKey::PORT_BITS, data: *key }).ok().flatten()
@@ -283,12 +283,12 @@ impl Tables for Reader {
         self.maps.failsafe.get(key).ok().flatten().is_some()
     }
     fn local(&self, addr: &Addr) -> Option<LocalAddress> {
-        self.maps.locals.get(addr).ok().flatten()
+        self.maps.locals.find(addr).ok().flatten()
     }
     fn home(&self, netns: u64) -> Option<Home> {
-        self.maps.homes.get(&netns).ok().flatten()
+        self.maps.homes.find(&netns).ok().flatten()
     }
     fn listener(&self, key: &ListenerKey) -> Option<Listener> {
-        self.maps.listeners.get(key).ok().flatten()
+        self.maps.listeners.find(key).ok().flatten()
     }
 }

@@ -58,6 +58,16 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(self.map()?.read(key.as_bytes(), value.as_mut_bytes())?.then_some(value))
     }
 
+    /// As [`Table::get`] of a hash table, looking a second time where there was nothing: while an existing key is
+    /// written anew, a lookup may find neither the old element nor the new one (`htab_map_update_elem`, Linux
+    /// 6.18).
+    pub fn find(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        match self.get(key)? {
+            None => self.get(key),
+            found => Ok(found),
+        }
+    }
+
     /// Every entry. In a per-CPU map use [`Table::for_each_raw`].
     pub fn entries(&self) -> Result<Vec<(K, V)>, DatapathError> {
         let mut entries = Vec::new();

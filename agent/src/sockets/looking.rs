@@ -129,8 +129,8 @@ impl<'a> Judge<'a> {
         let denies = |decision: &Decision| decision.verdict == Verdict::Deny;
         let denial = match opener {
             Some(opener) => Some(judge(opener)).filter(denies),
-            // Who opened it is not known: it lives if either could have.
-            None => Some(judge(true)).filter(denies).and(Some(judge(false)).filter(denies)),
+            // Who opened it is not known: it lives if either could have, and is told of as opened here.
+            None => Some(judge(false)).filter(denies).and(Some(judge(true)).filter(denies)),
         };
         let contradicts = || self.contradiction(&flow?, judge(opener?));
         denial.or_else(contradicts).map(|decision| (decision, opener.is_some()))

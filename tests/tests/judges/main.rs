@@ -21,6 +21,7 @@ mod mangled;
 mod policy;
 mod sockets;
 mod three;
+mod twice;
 
 use std::sync::Mutex;
 

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bulkhead_tests::harness::threat::{Case, DB, Lab, Threat, Try, WEB_AND_DB};
-use bulkhead_tests::harness::{Agent, Dial, Errno, Kind, Pair, Serve, wait_until};
+use bulkhead_tests::harness::{Agent, Dial, Errno, Kind, Pair, Serve};
 use bulkhead_tests::require_agent;
 
 use crate::acts::{LONG, at, connects};
