@@ -32,6 +32,7 @@ pub(crate) fn guarded(policy: &str) -> Threat<'static> {
 /// Sends a few bytes to `to`; whether the program `server` got them.
 pub(crate) fn arrives(run: &Try<'_>, by: By, from: &Peer, server: &Peer, to: SocketAddr) -> Result<bool> {
     let listener = server.listen(by.kind(), any(to), Serve::Hold)?;
+    let mut open = None;
     match by {
         By::Datagram => {
             let client = from.open(Kind::Udp, None, to.is_ipv6())?;
@@ -41,6 +42,7 @@ pub(crate) fn arrives(run: &Try<'_>, by: By, from: &Peer, server: &Peer, to: Soc
         By::Tcp | By::Udp => {
             if let Some(client) = refusable(from.connect(&dial(run, by, to)))? {
                 heard(from.send(&client, b"hello", None))?;
+                open = Some(client);
             }
         }
     }
@@ -57,6 +59,10 @@ pub(crate) fn arrives(run: &Try<'_>, by: By, from: &Peer, server: &Peer, to: Soc
         heard(server.recv(&listener, run.patience))?
     };
     server.close(&listener)?;
+    // What is left open loses its right when an agent starts, which counts.
+    if let Some(client) = open {
+        let _ = from.reset(&client);
+    }
     Ok(arrived)
 }
 

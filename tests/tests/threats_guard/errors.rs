@@ -53,7 +53,7 @@ fn unheard(lab: &Lab, round: u8) -> Vec<String> {
         let (any, port) = if v6 { ("::", OPEN + 1) } else { ("0.0.0.0", OPEN) };
         let server = lab.outside.tcp_echo(at(any, port)).unwrap();
         let stream = lab.web.connect(&Dial::tcp(at(&farther, port))).unwrap();
-        let through = lab.web.begin_exchange(&stream, None, 1, 1 << 16, LONG).wait();
+        let through = lab.web.begin_exchange(&stream, None, 1, 1 << 14, LONG * 3).wait();
         expect(format!("{web}: a stream to {farther}: {through:?}"), through.is_ok());
         lab.web.reset(&stream).unwrap();
         lab.outside.close(&server).unwrap();

@@ -16,9 +16,11 @@ use crate::acts::{LONG, at, connects};
 /// What somebody does, and what the agent then counts, by `object/action`.
 struct Attack<'a> {
     name: &'static str,
-    act: Box<dyn Fn(&Agent) -> Result<()> + 'a>,
+    act: Box<Act<'a>>,
     restored: Vec<(&'static str, u64)>,
 }
+
+type Act<'a> = dyn Fn(&Agent) -> Result<()> + 'a;
 
 fn open(agent: &Agent, path: &str) -> Result<OwnedFd> {
     Ok(pin::open(&agent.pins().join(path))?)
