@@ -131,21 +131,33 @@ impl<N: Node> Tunnel<N> {
         let silent = keepalive::until_silent(connection.ping_pong(), settings.ping, settings.pong);
         let mut believed = true;
         let cut = tokio::time::sleep(FAR);
-        tokio::pin!(silent, cut);
+        let expired = watch::past(self.expires);
+        tokio::pin!(silent, cut, expired);
         loop {
             tokio::select! {
                 request = connection.accept() => match request {
-                    Some(Ok((_, mut respond))) if !believed => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                    // Whoever is to be believed dials again, with another certificate.
+                    Some(Ok((_, mut respond))) if !believed || watch::is_past(self.expires) => {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    }
                     Some(Ok((request, respond))) => {
                         tokio::spawn(Arc::clone(&self).connection(request, respond));
                     }
                     Some(Err(error)) => {
                         tracing::debug!(client = %self.client, %error, "a tunnel was lost");
+                        if error.is_library() {
+                            self.breaks(&error);
+                        }
                         return;
                     }
                     None => return,
                 },
                 () = watch::raised(&mut drain), if !draining => {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
+                // What it carries goes on.
+                () = &mut expired, if !draining => {
                     draining = true;
                     connection.graceful_shutdown();
                 }
@@ -163,6 +175,13 @@ impl<N: Node> Tunnel<N> {
                 () = &mut silent => return,
             }
         }
+    }
+
+    /// The peer has broken HTTP/2's rules: what it had is lost, and somebody should know why.
+    fn breaks(&self, error: &h2::Error) {
+        let ends = (self.client, self.local);
+        let refused = Record::refused(Direction::Inbound, ends, Instant::now(), end::http2(error));
+        self.shared.books.refuse(Record { client_name: Some(self.peer.facts.name.clone()), ..refused });
     }
 
     /// One connection in it.

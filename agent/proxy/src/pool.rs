@@ -11,6 +11,7 @@ use crate::end::Refusal;
 use crate::node::Node;
 use crate::settings::Settings;
 use crate::tunnel::{Lease, Route, Tunnel};
+use crate::watch;
 
 /// A failure is the answer to everybody who waited for the same dialling, and for so long after it.
 const REMEMBERED: Duration = Duration::from_millis(100);
@@ -43,8 +44,11 @@ impl Pool {
         let slot = Arc::clone(self.lock().entry(route.clone()).or_default());
         let asked = Instant::now();
         let mut open = slot.0.lock().await;
-        // A peer that was revoked since carries nothing new; what it carries is ended where it is watched.
-        open.tunnels.retain(|tunnel| !tunnel.is_closed() && tunnel.is_believed(keeper));
+        // A peer that was revoked since carries nothing new, nor does a tunnel whose certificates are over; what
+        // they carry is ended, where it has to be, by who watches it.
+        open.tunnels.retain(|tunnel| {
+            !tunnel.is_closed() && tunnel.is_believed(keeper) && !watch::is_past(tunnel.expires)
+        });
         if let Some(lease) = open.tunnels.iter().find_map(|tunnel| tunnel.lease(settings.streams)) {
             return Ok(lease);
         }

@@ -139,6 +139,16 @@ pub(crate) fn expiry(keeper: &Keeper, own: &SpiffeId, peer: &Peer) -> Moment {
     keeper.shown_until(own).map_or(theirs, |ours| ours.min(theirs))
 }
 
+/// Whether the last second of a certificate is over.
+pub(crate) fn is_past(expires: Moment) -> bool {
+    expires < Moment::now()
+}
+
+/// Until then.
+pub(crate) async fn past(expires: Moment) {
+    tokio::time::sleep(left(expires) + Duration::from_secs(1)).await;
+}
+
 /// How long it is until `moment`.
 fn left(moment: Moment) -> Duration {
     Duration::from_secs(u64::try_from(moment.0.saturating_sub(Moment::now().0)).unwrap_or(0))
