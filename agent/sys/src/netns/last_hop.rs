@@ -3,10 +3,12 @@
 //! The proxy's socket comes from the client's address (`IP_TRANSPARENT`) and is marked. What the program
 //! answers must find back to it instead of leaving for the client: the accepted socket takes the mark over
 //! (`net.ipv4.tcp_fwmark_accept`, also for IPv6), and a rule sends what bears the mark to a table in which
-//! every address is local. That is all that is needed: reverse path filters and the like make no difference.
+//! every address is local. Where nobody listens the kernel answers itself, and must do it marked as well
+//! (`fwmark_reflect`): the reset would leave for the client, and the proxy wait in vain. That is all that is
+//! needed: reverse path filters and the like make no difference.
 //!
-//! The setting is the whole namespace's: every connection that comes in marked is answered marked while it
-//! is open. Where other rules go by marks, that may lead answers elsewhere.
+//! The settings are the whole namespace's: what comes in marked is answered marked while they are set. Where
+//! other rules go by marks, that may lead answers elsewhere.
 
 use std::fs;
 use std::path::Path;
@@ -33,13 +35,18 @@ pub struct Marking {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LastHop {
     marking: Marking,
-    /// The setting as it was, if it was another one.
-    accepts: Option<String>,
+    /// Settings that were others, as they were.
+    settings: Vec<(&'static str, String)>,
     /// Families that were made ready.
     families: Vec<u8>,
 }
 
-const SETTING: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+/// What must be 1.
+const SETTINGS: [&str; 3] = [
+    "/proc/sys/net/ipv4/tcp_fwmark_accept",
+    "/proc/sys/net/ipv4/fwmark_reflect",
+    "/proc/sys/net/ipv6/fwmark_reflect",
+];
 
 impl NetNs {
     /// Makes the namespace ready for last hops. What is there already is taken for the rest of an earlier
@@ -50,7 +57,7 @@ impl NetNs {
     pub fn open_last_hop(&self, marking: Marking) -> Result<LastHop> {
         let interface = self.way_out()?;
         let mut socket = self.netlink()?;
-        let mut last_hop = LastHop { marking, accepts: None, families: Vec::new() };
+        let mut last_hop = LastHop { marking, settings: Vec::new(), families: Vec::new() };
         let mut old = false;
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             match last_hop.add(&mut socket, family, interface) {
@@ -67,22 +74,26 @@ impl NetNs {
                 }
             }
         }
-        let before =
-            self.run(|| fs::read_to_string(SETTING))?.map_err(Error::path("read", Path::new(SETTING)))?;
-        // An earlier life set it, and found what is usual.
-        last_hop.accepts =
-            if old { Some("0".to_owned()) } else { (before.trim() != "1").then(|| before.trim().to_owned()) };
-        if let Err(error) = self.accept_marks("1") {
-            last_hop.close(self)?;
-            return Err(error);
+        for setting in SETTINGS {
+            match self.set(setting, "1") {
+                // An earlier life set it, and found what is usual.
+                Ok(Some(_)) if old => last_hop.settings.push((setting, "0".to_owned())),
+                Ok(Some(before)) if before != "1" => last_hop.settings.push((setting, before)),
+                Ok(_) => {}
+                Err(error) => {
+                    last_hop.close(self)?;
+                    return Err(error);
+                }
+            }
         }
         Ok(last_hop)
     }
 
-    /// Takes away what an earlier life left there, and sets the setting to what is usual; whether there was
+    /// Takes away what an earlier life left there, and sets the settings to what is usual; whether there was
     /// anything. A namespace that was never opened is left as it is.
     pub fn close_last_hop(&self, marking: Marking) -> Result<bool> {
-        let left = LastHop { marking, accepts: Some("0".to_owned()), families: Vec::new() };
+        let settings = SETTINGS.map(|setting| (setting, "0".to_owned())).to_vec();
+        let left = LastHop { marking, settings, families: Vec::new() };
         let mut socket = self.netlink()?;
         let mut found = false;
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
@@ -109,8 +120,17 @@ impl NetNs {
         Ok(likely.map(|address| address.interface).or(first).unwrap_or(LOOPBACK))
     }
 
-    fn accept_marks(&self, value: &str) -> Result<()> {
-        self.run(|| fs::write(SETTING, value))?.map_err(Error::path("write", Path::new(SETTING)))
+    /// Sets a setting; what it was. One that is not there, as those of IPv6 where it is switched off, is let be.
+    fn set(&self, setting: &str, value: &str) -> Result<Option<String>> {
+        let path = Path::new(setting);
+        self.run(|| match fs::read_to_string(path) {
+            Ok(before) => {
+                fs::write(path, value).map_err(Error::path("write", path))?;
+                Ok(Some(before.trim().to_owned()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::path("read", path)(error)),
+        })?
     }
 }
 
@@ -126,10 +146,7 @@ impl LastHop {
         for family in &self.families {
             self.remove(&mut socket, *family)?;
         }
-        match &self.accepts {
-            Some(before) => ns.accept_marks(before),
-            None => Ok(()),
-        }
+        self.settings.iter().try_for_each(|(setting, before)| ns.set(setting, before).map(|_| ()))
     }
 
     /// Whether the rule was there already.
@@ -225,7 +242,8 @@ mod tests {
             let rules = ip(&["rule"]) + &ip(&["-6", "rule"]);
             let routes =
                 ip(&["route", "show", "table", "15008"]) + &ip(&["-6", "route", "show", "table", "15008"]);
-            (rules, routes, fs::read_to_string(SETTING).unwrap())
+            let settings = SETTINGS.map(|setting| fs::read_to_string(setting).unwrap());
+            (rules, routes, settings.concat().replace('\n', ""))
         })
         .unwrap()
     }
@@ -247,7 +265,7 @@ mod tests {
         let (rules, routes, setting) = state(&ns);
         assert_eq!(rules.matches("fwmark 0xbadcafe lookup 15008").count(), 2, "{rules}");
         assert_eq!(routes.matches("local default dev eth0").count(), 2, "{routes}");
-        assert_eq!(setting.trim(), "1");
+        assert_eq!(setting, "111");
         // Another life of the same agent.
         let again = ns.open_last_hop(MARKING).unwrap();
         assert_eq!(state(&ns), (rules, routes, setting));
@@ -269,7 +287,7 @@ mod tests {
         }
         let ns = testing::netns();
         ns.run(|| fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap()).unwrap();
-        ns.run(|| fs::write(SETTING, "1").unwrap()).unwrap();
+        ns.run(|| fs::write(SETTINGS[0], "1").unwrap()).unwrap();
         let before = state(&ns);
         let open = ns.open_last_hop(MARKING).unwrap();
         let (_, routes, _) = state(&ns);
