@@ -52,7 +52,7 @@ const PROGRAMS: [(&str, &str); 35] = [
 /// The command; `scenarios` are the beginnings of names, none for all.
 pub(crate) fn run(workspace: &Workspace, scenarios: &[String]) -> Result<()> {
     let tools = setup::for_tests(workspace)?;
-    let python = setup::for_speakers(workspace)?;
+    let python = setup::for_speakers(workspace)?.python;
     programs()?;
     let object = tools.build(&workspace.kernel_crate())?;
     let mut cargo = build::host_cargo(workspace, &object);

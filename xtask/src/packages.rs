@@ -48,7 +48,7 @@ const NEEDED: [Package; 3] = [
 
 /// Programs whose traffic tests look into. Only their programs are of use: none of them is left running,
 /// or to be started at boot.
-const SPEAKERS: [Package; 13] = [
+const SPEAKERS: [Package; 16] = [
     Package::new("openssl", "openssl", "speaks every version of TLS to tests, and makes their certificates"),
     Package::new("gnutls-bin", "gnutls-serv", "speaks TLS of another library"),
     Package::new("curl", "curl", "speaks HTTP to tests"),
@@ -65,6 +65,9 @@ const SPEAKERS: [Package; 13] = [
     Package::new("prometheus", "prometheus", "scrapes the agent in tests, and checks the alert rules")
         .with_services(&["prometheus.service"]),
     Package::new("tshark", "tshark", "captures what goes over the wire in tests, and says what it is"),
+    Package::new("libnghttp2-dev", "/usr/include/nghttp2/nghttp2.h", "speaks HTTP/2 of another library"),
+    Package::new("libssl-dev", "/usr/include/openssl/ssl.h", "carries it over TLS"),
+    Package::new("gcc", "cc", "builds what speaks it"),
     Package::new("python3-venv", "/usr/lib/*/ensurepip/__init__.py", "runs SMTP and QUIC for tests"),
 ];
 

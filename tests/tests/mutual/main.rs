@@ -1,16 +1,19 @@
 //! Mutual TLS from end to end: programs that have none, two agents that have, and a wire between them.
 //!
 //! * [`programs`]: real programs, and what they and a capture of the wire see.
+//! * [`expiry`]: certificates that end while connections live.
 //! * [`idle`]: connections that say nothing for long.
 //! * [`refusals`]: peers that cannot prove who they are, or may not, and ways around the proxy.
 //! * [`operating`]: limits that change, and a node that is taken away.
 //! * [`strangers`]: HTTP/2 and TLS of others, as clients and as servers.
+//! * [`scanners`]: what OpenSSL, GnuTLS and sslyze find out about the tunnels' port.
 //! * [`outages`]: agents and proxies that die under load, and certificates that are replaced under it.
 //!
 //! `lab` has the nodes, `wire` the capture, `storm` many connections, `peers` what is spoken to the tunnel's
 //! port.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod expiry;
 mod idle;
 mod lab;
 mod operating;
@@ -18,6 +21,7 @@ mod outages;
 mod peers;
 mod programs;
 mod refusals;
+mod scanners;
 mod servers;
 mod storm;
 mod strangers;

@@ -4,7 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use bulkhead_tests::harness::{Dial, Ns, Socket, wait_until};
+use bulkhead_tests::harness::{Agent, Dial, Ns, Socket, wait_until};
+use serde_json::Value;
 
 use crate::lab::{DB, Lab, SOON, at, proxy, wait_traced};
 use crate::require_python;
@@ -42,6 +43,50 @@ fn limits_that_changed_hold_for_a_proxy_that_goes_on() {
     wait_traced(lab.near(), "it was refused for the limit", |record| record.reason == "too-many-connections");
 }
 
+/// `bulkhead proxy …`, as text and as JSON, each line of which is one.
+fn told(agent: &Agent, what: &[&str]) -> (String, Vec<Value>) {
+    let said = agent.run("proxy", what).unwrap();
+    assert!(said.status.success(), "{what:?}: {said:?}");
+    let json = agent.run("proxy", &[what, &["--format", "json"]].concat()).unwrap();
+    let lines = String::from_utf8(json.stdout).unwrap();
+    let values = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    (String::from_utf8(said.stdout).unwrap(), values)
+}
+
+#[test]
+fn the_command_tells_what_the_proxy_does() {
+    require_python!();
+    let lab = Lab::two_nodes();
+    lab.db.tcp_echo(at(DB, ECHO)).unwrap();
+    let live = connect(&lab);
+    let names = ["spiffe://example.org/ns/host/sa/web", "spiffe://example.org/ns/host/sa/db"];
+    let both = [(lab.near(), "outbound", names[0]), (lab.far(), "inbound", names[1])];
+    for (agent, direction, own) in both {
+        let (text, values) = told(agent, &["connections"]);
+        for part in [direction, names[0], names[1], &at(DB, ECHO).to_string(), "policy.toml:"] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+        assert_eq!(values[0]["client_name"], names[0]);
+        assert_eq!((&values[0]["sent"], values.len()), (&Value::from(32), 1));
+        let (text, values) = told(agent, &["certs"]);
+        assert!(text.contains(own), "no {own} in\n{text}");
+        assert!(values.iter().any(|one| one["name"] == own), "{values:?}");
+    }
+    lab.web.close(&live).unwrap();
+    let nowhere = lab.web.connect(&Dial::tcp(at(DB, ECHO + 1)).within(SOON));
+    assert!(nowhere.and_then(|socket| lab.web.exchange(&socket, 1, SOON)).is_err(), "nobody is there");
+    for (agent, ..) in both {
+        wait_traced(agent, "it has ended", |record| record.outcome == "closed");
+        let refused = wait_traced(agent, "it was refused", |record| record.reason == "program-unreachable");
+        assert!(refused.seconds < 4.0, "the kernel says at once that nobody listens: {refused:?}");
+        let (text, values) = told(agent, &["trace", "--once"]);
+        for part in ["closed", "refused", "cannot be reached", &at(DB, ECHO + 1).to_string(), names[0]] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+        assert_eq!(values.len(), 2, "{values:?}");
+    }
+}
+
 /// What proxies need in a workload's namespace.
 fn traces(ns: &Ns) -> (bool, String) {
     let look = || {
@@ -50,10 +95,11 @@ fn traces(ns: &Ns) -> (bool, String) {
             let rules = Command::new("ip").args([family, "rule"]).output().unwrap();
             found |= String::from_utf8_lossy(&rules.stdout).contains("15008");
         }
-        (found, fs::read_to_string("/proc/sys/net/ipv4/tcp_fwmark_accept"))
+        let settings = ["ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"]
+            .map(|name| fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap());
+        (found, settings.concat().replace('\n', ""))
     };
-    let (rules, accepts) = ns.enter(look).unwrap();
-    (rules, accepts.unwrap_or_default().trim().to_owned())
+    ns.enter(look).unwrap()
 }
 
 #[test]
@@ -87,5 +133,5 @@ fn detach_lets_connections_end_and_leaves_nothing() {
     let said = lab.far().run("detach", &["--now"]).unwrap();
     assert!(said.status.success(), "{said:?}");
     assert!(lab.web.exchange(&live, 1, SOON).is_err(), "it was cut");
-    assert_eq!(traces(lab.db_ns()), (false, "0".to_owned()), "the server's namespace is as it was");
+    assert_eq!(traces(lab.db_ns()), (false, "000".to_owned()), "the server's namespace is as it was");
 }

@@ -5,10 +5,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use bulkhead_tests::harness::{Agent, Dial, Errno, Program, wait_until};
+use bulkhead_tests::harness::{Agent, CallError, Dial, Errno, Pair, Program, Socket, wait_until};
 use rustix::process::{Pid, Signal};
 
-use crate::lab::{DB, DB6, Lab, SOON, at, certificates, proxy};
+use crate::lab::{DB, DB6, Lab, SOON, at, certificates, metric, proxy, traced};
 use crate::require_python;
 use crate::storm::{self, MARKER, Storm};
 use crate::wire::Capture;
@@ -19,13 +19,54 @@ const COUNT: u32 = 1_000;
 /// A storm lasts at least this long, so that it is there before, during and after.
 const LASTS: Duration = Duration::from_secs(8);
 
+/// Connections that live when something dies.
+const LIVE: usize = 100;
+
 /// A node in the middle of a storm.
 struct Scene {
     lab: Lab,
     _server: Program,
     capture: Capture,
     storm: Program,
+    live: Vec<Socket>,
 }
+
+/// What became of them.
+#[derive(Debug, PartialEq, Eq)]
+struct Survival {
+    go_on: usize,
+    reset: usize,
+    /// An orderly end, as if the other program had said all; or something else that must not be.
+    otherwise: usize,
+}
+
+/// Connections made from end to end, half of them in each family.
+fn live(lab: &Lab) -> Vec<Socket> {
+    let addresses = [DB, DB6].into_iter().cycle().take(LIVE);
+    let connected = addresses.map(|address| {
+        let socket = lab.web.connect(&Dial::tcp(at(address, ECHO)).within(SOON)).unwrap();
+        lab.web.exchange(&socket, 1, SOON).unwrap();
+        socket
+    });
+    connected.collect()
+}
+
+/// Counts what became of those connections.
+fn survival(lab: &Lab, sockets: &[Socket]) -> Survival {
+    let mut came = Survival { go_on: 0, reset: 0, otherwise: 0 };
+    for socket in sockets {
+        match lab.web.exchange(socket, 1, SOON) {
+            Ok(_) => came.go_on += 1,
+            Err(CallError::Os { errno: Errno::CONNRESET, .. }) => came.reset += 1,
+            Err(_) => came.otherwise += 1,
+        }
+    }
+    came
+}
+
+/// What the table in docs/proxy.md says of them.
+const ALL_GO_ON: Survival = Survival { go_on: LIVE, reset: 0, otherwise: 0 };
+const ALL_END: Survival = Survival { go_on: 0, reset: LIVE, otherwise: 0 };
 
 impl Scene {
     fn begin() -> Scene {
@@ -34,11 +75,21 @@ impl Scene {
         lab.db.tcp_echo(at(DB, ECHO)).unwrap();
         lab.db.tcp_echo(at(DB6, ECHO)).unwrap();
         let capture = Capture::new(lab.web_ns());
+        let live = live(&lab);
         let storm = lab.begin(&storm::ask(DB, COUNT, 4, LASTS));
-        let scene = Scene { lab, _server: server, capture, storm };
-        // It is under way.
-        Lab::wait_metric(scene.lab.far(), &["bulkhead_proxy_connections_total", "inbound"]);
+        let scene = Scene { lab, _server: server, capture, storm, live };
+        wait_until(SOON, "the storm is under way", || {
+            let text = scene.lab.far().metrics().unwrap_or_default();
+            let come = metric(&text, &["bulkhead_proxy_connections_total", "inbound"]);
+            come.is_some_and(|come| come > LIVE as f64)
+        })
+        .unwrap();
         scene
+    }
+
+    /// What became of the connections that lived before.
+    fn survival(&self) -> Survival {
+        survival(&self.lab, &self.live)
     }
 
     /// Waits for the storm's end; everything ended in time, and nothing was ever in clear.
@@ -47,6 +98,14 @@ impl Scene {
         eprintln!("{what}: {storm:?}");
         storm.ended_in_time();
         assert!(storm.answered() > 0 && storm.answered() + storm.refused() >= u64::from(COUNT), "{storm:?}");
+        let agents = [self.lab.near(), self.lab.far()];
+        let refused = agents.into_iter().flat_map(traced).filter(|record| record.outcome == "refused");
+        for record in refused {
+            assert!(
+                !record.reason.is_empty() && !record.text.is_empty(),
+                "refused without a reason: {record:?}"
+            );
+        }
         self.capture.end().is_mutual_tls_only(&[MARKER]);
         storm
     }
@@ -100,6 +159,7 @@ fn a_proxy_that_dies_is_back_within_a_second() {
     eprintln!("back after {times:?}");
     assert!(times.iter().min().unwrap() < &Duration::from_secs(1), "never back within a second: {times:?}");
     assert_eq!((proxy(scene.lab.near()).lost, proxy(scene.lab.far()).lost), (2, 1));
+    assert_eq!(scene.survival(), ALL_END);
     scene.end("proxies killed three times");
 }
 
@@ -130,6 +190,7 @@ fn connections_survive_the_agent() {
         eprintln!("{streamed:?}");
         assert!(streamed.bytes > 0);
     }
+    assert_eq!(scene.survival(), ALL_GO_ON);
     scene.end("both agents killed and started again");
 }
 
@@ -145,7 +206,28 @@ fn agent_and_proxy_may_die_together() {
     }
     scene.lab.wait_ready().unwrap();
     eprintln!("back after {:?}", back(&scene.lab));
+    assert_eq!(scene.survival(), ALL_END);
     scene.end("agents and proxies killed");
+}
+
+/// A proxy needs its keeper only to be started again.
+#[test]
+fn nobody_misses_a_keeper_that_dies_alone() {
+    require_python!();
+    let scene = Scene::begin();
+    let agents = [scene.lab.near(), scene.lab.far()];
+    let proxies = agents.map(child);
+    for proxy in proxies {
+        let keeper = keeper(proxy);
+        assert_ne!(Some(keeper), agents[0].pid(), "it is a process of its own");
+        kill(keeper);
+        wait_until(SOON, "the keeper has gone", || self::keeper(proxy) != keeper).unwrap();
+    }
+    back(&scene.lab);
+    assert_eq!(scene.survival(), ALL_GO_ON);
+    assert_eq!(agents.map(child), proxies, "the same proxies serve");
+    let storm = scene.end("both keepers killed");
+    assert!(storm.is_whole(), "{storm:?}");
 }
 
 /// Nobody starts a proxy again but its keeper and the next agent: until then its edges are closed.
@@ -166,8 +248,52 @@ fn without_keeper_and_proxy_edges_are_closed_until_the_agent_is_started_again() 
     scene.lab.agents[0].restart().unwrap();
     scene.lab.wait_ready().unwrap();
     back(&scene.lab);
+    assert_eq!(scene.survival(), ALL_END);
     let storm = scene.end("keeper and proxy killed");
     assert!(storm.refused() > 0, "{storm:?}");
+}
+
+/// Nobody is started again before a thousand have tried.
+#[test]
+fn a_thousand_connects_in_an_outage_end_within_a_second() {
+    require_python!();
+    let mut lab = Lab::two_nodes();
+    let _server = storm::serve(&lab);
+    lab.db.tcp_echo(at(DB, ECHO)).unwrap();
+    let capture = Capture::new(lab.web_ns());
+    for what in ["agents", "agents and proxies", "keeper and proxy"] {
+        back(&lab);
+        let proxies = [child(lab.near()), child(lab.far())];
+        if what == "keeper and proxy" {
+            kill(keeper(proxies[0]));
+            kill(proxies[0]);
+        } else {
+            lab.agents.iter_mut().for_each(|agent| agent.kill9().unwrap());
+        }
+        if what == "agents and proxies" {
+            proxies.into_iter().for_each(kill);
+        }
+        let storm = lab.begin(&storm::ask(DB, COUNT, 32, Duration::ZERO));
+        let storm = Storm::read(&storm.wait_ended(3 * SOON).unwrap());
+        eprintln!("without {what}: {storm:?}");
+        storm.ended_in_time();
+        assert!(storm.refused() > 0, "{storm:?}");
+        if what == "keeper and proxy" {
+            // The kernel refuses, and counts why.
+            Lab::wait_counted(lab.near(), &Pair::new("web", "db", "deny", "no-proxy"));
+            lab.agents[0].terminate().unwrap();
+            lab.agents[0].restart().unwrap();
+        } else {
+            lab.agents.iter_mut().for_each(|agent| agent.restart().unwrap());
+        }
+        lab.wait_ready().unwrap();
+        if what == "agents" {
+            // Who was there keeps the reason for the next agent.
+            Lab::wait_metric(lab.near(), &["bulkhead_proxy_refused_total", "reason=\"no-agent\""]);
+        }
+    }
+    back(&lab);
+    capture.end().is_mutual_tls_only(&[MARKER]);
 }
 
 /// New roots and new issuers, again and again, under load: nobody notices.
@@ -180,6 +306,8 @@ fn rotation_drops_nothing() {
     let lasts = Duration::from_secs(20);
     let capture = Capture::new(lab.web_ns());
     let storm = lab.begin(&storm::ask(DB, COUNT, 4, lasts));
+    lab.db.tcp_echo(at(DB6, ECHO)).unwrap();
+    let live = live(&lab);
     let socket = lab.web.connect(&Dial::tcp(at(DB, ECHO))).unwrap();
     let stream = lab.web.begin_stream(&socket, lasts, Duration::from_secs(20));
     for round in 1..=6 {
@@ -204,5 +332,6 @@ fn rotation_drops_nothing() {
     assert!(storm.is_whole(), "{storm:?}");
     let streamed = stream.wait().expect("a live connection goes on");
     eprintln!("{streamed:?}");
+    assert_eq!(survival(&lab, &live), ALL_GO_ON);
     capture.end().is_mutual_tls_only(&[MARKER]);
 }

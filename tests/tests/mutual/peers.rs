@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bulkhead_tests::harness::{Cgroup, Launch, Ns, Said};
 use serde::Deserialize;
@@ -56,9 +57,18 @@ impl Stranger {
 
 /// A certificate of a kind that nobody should believe; its folder.
 pub(crate) fn forge(lab: &Lab, stranger: &Stranger, kind: &str) -> PathBuf {
-    let folder = lab.authority.path().join(kind);
+    forge_with(lab, stranger, &[kind])
+}
+
+/// A good certificate for an account, and not for long; its folder.
+pub(crate) fn forge_short(lab: &Lab, stranger: &Stranger, account: &str, life: Duration) -> PathBuf {
+    forge_with(lab, stranger, &[&format!("for-{account}"), &life.as_secs().to_string()])
+}
+
+fn forge_with(lab: &Lab, stranger: &Stranger, what: &[&str]) -> PathBuf {
+    let folder = lab.authority.path().join(what[0]);
     let (authority, out) = (lab.authority.path().join("ca"), folder.to_string_lossy().into_owned());
-    let launch = python("mutual/python/forge.py").and([&authority.to_string_lossy(), &*out, kind]);
+    let launch = python("mutual/python/forge.py").and([&authority.to_string_lossy(), &*out]).and(what);
     let said = stranger.run(lab.web_ns(), &launch);
     assert!(said.succeeded() && fs::exists(&folder).unwrap(), "{}", said.errors);
     folder

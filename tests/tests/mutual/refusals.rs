@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use bulkhead::control::protocol::FindingFilter;
 use bulkhead::proxy::wire::Record;
 use bulkhead_tests::harness::{Agent, Dial, Kind, Pair, Peer, Serve, Socket, wait_until};
 
-use crate::lab::{DB, DB6, FAMILIES, Lab, SOON, WEB, ZONES, at, certificates, policy, python, traced};
+use crate::lab::{DB, DB6, FAMILIES, Lab, SOON, WEB, ZONES, at, certificates, policy, proxy, python, traced};
 use crate::peers::{Stranger, Told, forge};
 use crate::require_python;
 
@@ -109,6 +110,16 @@ fn peers_that_cannot_prove_who_they_are_are_refused_by_name() {
         assert!(refused.record.text.contains(says), "{way}: {}", refused.record.text);
     }
     twin();
+    // Again and again: the operator is told of it.
+    for _ in 0..10 {
+        door.stranger.knock(&door.lab, DB, None, &target, "");
+    }
+    let mut findings = Vec::new();
+    let found = wait_until(SOON, "it is a finding", || {
+        findings = door.lab.far().findings(FindingFilter::default()).unwrap();
+        findings.iter().any(|one| one.kind == "authentication-failures" && one.subject.contains(WEB))
+    });
+    assert!(found.is_ok(), "{findings:#?}");
 }
 
 #[test]
@@ -151,11 +162,22 @@ fn peers_that_may_not_are_told_who_may() {
     let refused = door.refuses(Some(&web), &target, "get", "bad-target");
     assert!(refused.told.answer.contains("CONNECT"), "{}", refused.told.answer);
 
-    // Headers without end are taken by nobody, and cost nobody else anything.
-    let told = door.stranger.knock(&door.lab, DB, Some(&web), &target, "headers");
-    assert!(told.status != Some(200), "{told:?}");
+    // Headers without end are taken by nobody, are not kept, and cost nobody else anything.
+    let peak = || most_memory(proxy(door.lab.far()).pid.unwrap());
+    let before = peak();
+    for _ in 0..20 {
+        door.refuses(Some(&web), &target, "headers", "protocol");
+    }
+    assert!(peak() < before + (16 << 10), "from {before} to {} KiB", peak());
     let told = door.stranger.knock(&door.lab, DB, Some(&web), &target, "");
     assert_eq!(told.status, Some(200), "{told:?}");
+}
+
+/// The most memory that a process has had, in KiB.
+fn most_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    most.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// A live connection from `web` to `db` that has carried something. What was changed for it counts at once,

@@ -1,10 +1,11 @@
-//! Strangers as peers: HBONE as Go's `net/http` and Python's `h2` speak it, as clients of our port 15008 and
-//! as servers that our proxy dials.
+//! Strangers as peers: HBONE as Go's `net/http`, nghttp2 and Python's `h2` speak it, as clients of our port
+//! 15008 and as servers that our proxy dials.
 //!
 //! Each carries the same conversation: 3 MB up, the end of that direction, then 3 MB down, with their
 //! checksums; and once more with the server as the first to end its direction. Go's library does not do the
 //! latter: its server cannot end an answer and go on reading, its client stops sending where the answer ends.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -24,6 +25,7 @@ const MARKER: &str = "a-clear-text-that-nobody-may-read";
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Library {
     Go,
+    Nghttp2,
     H2,
 }
 
@@ -36,8 +38,15 @@ impl Library {
     pub(crate) fn launch(self) -> Launch {
         match self {
             Library::Go => Launch::new([go().to_string_lossy()]),
+            Library::Nghttp2 => Launch::new([nghttp2().to_string_lossy()]),
             Library::H2 => python("mutual/python/hbone.py"),
         }
+    }
+
+    /// Go knows the key exchange against quantum computers, and tells which one was agreed on.
+    fn agreed(self, program: &Program) {
+        let told = program.errors();
+        assert!(self != Library::Go || told.contains(" by X25519MLKEM768"), "{told}");
     }
 }
 
@@ -65,11 +74,29 @@ fn go() -> &'static Path {
     })
 }
 
+/// The C program, built once.
+fn nghttp2() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c");
+        fs::create_dir_all(&folder).unwrap();
+        let built = Command::new("cc")
+            .args(["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(folder.join("hbone"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutual/c/hbone.c"))
+            .args(["-lnghttp2", "-lssl", "-lcrypto", "-pthread"])
+            .output()
+            .expect("a C compiler");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        folder.join("hbone")
+    })
+}
+
 /// Starts a stranger in no node's cgroup, and waits until it serves.
 pub(crate) fn begin(stranger: &Stranger, ns: &Ns, launch: &Launch) -> Program {
     let mut program = launch.start(ns, stranger.cgroup().path()).unwrap();
     let output = program.folder().join(".output");
-    let ready = || std::fs::read_to_string(&output).is_ok_and(|text| text.contains("ready"));
+    let ready = || fs::read_to_string(&output).is_ok_and(|text| text.contains("ready"));
     program.wait_until(SOON, ready).unwrap();
     program
 }
@@ -109,6 +136,7 @@ fn dials_us(library: Library) {
     let ended = wait_traced(lab.far(), "the stranger's connection", |record| record.outcome == "closed");
     assert_eq!(ended.client_name.as_deref(), Some("spiffe://example.org/ns/host/sa/web"));
     assert!(ended.sent >= 2_999_000, "{ended:?}");
+    library.agreed(&client);
 }
 
 /// Our proxy dials a stranger's port 15008.
@@ -136,6 +164,7 @@ fn is_dialled_by_us(library: Library) {
     let ended = wait_traced(lab.near(), "the connection", |record| record.outcome == "closed");
     assert_eq!(ended.server_name.as_deref(), Some("spiffe://example.org/ns/host/sa/db"));
     assert!(peer.errors().contains(&at(DB, PORT).to_string()), "{}", peer.errors());
+    library.agreed(&peer);
 }
 
 #[test]
@@ -148,6 +177,18 @@ fn go_is_a_client() {
 fn go_is_a_server() {
     require_python!();
     is_dialled_by_us(Library::Go);
+}
+
+#[test]
+fn nghttp2_is_a_client() {
+    require_python!();
+    dials_us(Library::Nghttp2);
+}
+
+#[test]
+fn nghttp2_is_a_server() {
+    require_python!();
+    is_dialled_by_us(Library::Nghttp2);
 }
 
 #[test]

@@ -95,6 +95,13 @@ impl Wire {
         assert!(hellos.iter().all(|version| version == "0x0304"), "not TLS 1.3 alone: {hellos:?}");
     }
 
+    /// Asserts that every key exchange was X25519MLKEM768 (0x11ec), as two of our proxies prefer it.
+    pub(crate) fn is_post_quantum(&self) {
+        let groups = self.fields("tls.handshake.type == 2", &["tls.handshake.extensions_key_share_group"]);
+        let good = |group: &String| group == "4588" || group == "0x11ec";
+        assert!(!groups.is_empty() && groups.iter().all(good), "other groups: {groups:?}");
+    }
+
     /// What tshark finds.
     fn fields(&self, filter: &str, fields: &[&str]) -> Vec<String> {
         let mut command = Command::new("tshark");

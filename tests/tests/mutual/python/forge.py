@@ -1,6 +1,8 @@
-"""Certificates that nobody should believe: `AUTHORITY OUT KIND`, into a folder as `bulkhead ca issue` makes.
+"""Certificates that nobody should believe, or not for long: `AUTHORITY OUT KIND [SECONDS]`, into a folder as
+`bulkhead ca issue` makes.
 
 AUTHORITY is the folder of the built-in authority, whose key signs all of them but the one of its own making.
+KIND is what is wrong with it; or `for-` and an account, whose certificate is good for SECONDS from now on.
 """
 
 import datetime
@@ -15,11 +17,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 authority, out, kind = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 day, now = datetime.timedelta(days=1), datetime.datetime.now(datetime.timezone.utc)
 begin, end = {"expired": (-2, -1), "not-yet-valid": (1, 2)}.get(kind, (-1, 1))
+account = "web"
+if kind.startswith("for-"):
+    account, end = kind.removeprefix("for-"), float(sys.argv[4]) / 86_400
 names = {
     "wrong-trust-domain": ["spiffe://example.com/ns/host/sa/web"],
     "two-names": ["spiffe://example.org/ns/host/sa/web", "spiffe://example.org/ns/host/sa/db"],
     "bad-name": ["spiffe://example.org/web"],
-}.get(kind, ["spiffe://example.org/ns/host/sa/web"])
+}.get(kind, [f"spiffe://example.org/ns/host/sa/{account}"])
 usages = [ExtendedKeyUsageOID.SERVER_AUTH] + [ExtendedKeyUsageOID.CLIENT_AUTH] * (kind != "wrong-usage")
 
 key = ec.generate_private_key(ec.SECP256R1())

@@ -1,6 +1,7 @@
 """SMTP with and without STARTTLS: `serve PORT CERT KEY`, or `ask HOST PORT clear|starttls` a message.
 
-The server answers a message with its digest, which the client compares with what it has sent.
+The server answers a message with its digest, which the client compares with what it has sent, and with the
+client's address, which the client tells.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from aiosmtpd.smtp import SMTP
 
 class Digest:
     async def handle_DATA(self, server, session, envelope):
-        return "250 " + hashlib.sha256(envelope.content).hexdigest()
+        return f"250 {hashlib.sha256(envelope.content).hexdigest()} {session.peer[0]}"
 
 
 async def serve(port, cert, key):
@@ -37,8 +38,10 @@ def ask(host, port, way):
         smtp.mail("a@bulkhead.test")
         smtp.rcpt("b@bulkhead.test")
         code, answer = smtp.data(message)
-    if (code, answer.decode()) != (250, hashlib.sha256(message).hexdigest()):
+    digest, seen = answer.decode().split()
+    if (code, digest) != (250, hashlib.sha256(message).hexdigest()):
         sys.exit(f"the server took something else: {code} {answer}")
+    print("seen", seen)
 
 
 if sys.argv[1] == "serve":
