@@ -80,10 +80,12 @@ fn the_command_tells_what_the_proxy_does() {
         let refused = wait_traced(agent, "it was refused", |record| record.reason == "program-unreachable");
         assert!(refused.seconds < 4.0, "the kernel says at once that nobody listens: {refused:?}");
         let (text, values) = told(agent, &["trace", "--once"]);
-        for part in ["closed", "refused", "cannot be reached", &at(DB, ECHO + 1).to_string(), names[0]] {
+        for part in ["closed", "refused", "cannot be reached", &at(DB, ECHO + 1).to_string(), "policy.toml:"]
+        {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
         assert_eq!(values.len(), 2, "{values:?}");
+        assert!(values.iter().all(|one| one["client_name"] == names[0]), "{values:?}");
     }
 }
 
