@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bulkhead_credentials::SpiffeId;
 use tokio::net::TcpStream;
 
 use crate::books::{Direction, Entry, Parties, Record};
@@ -35,11 +36,19 @@ struct Carried<N> {
     place: Place,
     client: SocketAddr,
     program: TcpStream,
-    flow: Outbound,
+    allowed: Allowed,
     lease: Lease,
     stream: Stream,
     entry: Entry,
     ear: Ear,
+}
+
+/// What was allowed, as far as it must stay as it is.
+struct Allowed {
+    destination: SocketAddr,
+    own: SpiffeId,
+    expected: Vec<SpiffeId>,
+    max_age: Option<Duration>,
 }
 
 /// Asks, and opens a stream; tells of it and resets the program's connection where that may not be or fails.
@@ -74,15 +83,12 @@ async fn begin<N: Node>(
             return None;
         }
     };
-    let parties = Parties {
-        direction: Direction::Outbound,
-        client,
-        destination: flow.destination,
-        names: (flow.own.clone(), lease.0.peer.facts.name.clone()),
-        edge: flow.edge.clone(),
-    };
+    let Outbound { destination, own, expected, edge, max_age, mark: _ } = flow;
+    let names = (own.clone(), lease.0.peer.facts.name.clone());
+    let parties = Parties { direction: Direction::Outbound, client, destination, names, edge };
     let entry = shared.books.begin(parties, began);
-    Some(Box::new(Carried { shared, place, client, program, flow, lease, stream, entry, ear }))
+    let allowed = Allowed { destination, own, expected, max_age };
+    Some(Box::new(Carried { shared, place, client, program, allowed, lease, stream, entry, ear }))
 }
 
 impl<N: Node> Carried<N> {
@@ -102,11 +108,11 @@ impl<N: Node> Carried<N> {
             peer: &self.lease.0.peer,
             ear: &mut self.ear,
             expires: self.lease.0.expires,
-            max_age: self.flow.max_age,
+            max_age: self.allowed.max_age,
         };
         let chunk = self.shared.settings.chunk;
         let relay = pin!(relay::run(&mut self.program, &mut self.stream, &self.entry, chunk));
-        watch.over(relay, || still_allowed(&self.shared, self.place, self.client, &self.flow)).await
+        watch.over(relay, || still_allowed(&self.shared, self.place, self.client, &self.allowed)).await
     }
 }
 
@@ -115,10 +121,11 @@ async fn still_allowed<N: Node>(
     shared: &Shared<N>,
     place: Place,
     client: SocketAddr,
-    flow: &Outbound,
+    before: &Allowed,
 ) -> Result<(), Refusal> {
     let now = shared.node.outbound(place, client).await?;
-    let same = now.destination == flow.destination && now.own == flow.own && now.expected == flow.expected;
+    let same =
+        now.destination == before.destination && now.own == before.own && now.expected == before.expected;
     if same { Ok(()) } else { Err(Refusal::new("changed", "the policy now asks for other names")) }
 }
 

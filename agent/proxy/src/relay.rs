@@ -92,11 +92,18 @@ async fn both(
     }
 }
 
-/// Waits for `what`, but only once `done`; whoever sets that polls again.
-async fn once<T>(done: &AtomicBool, what: impl Future<Output = T>) -> T {
-    let mut what = pin!(what);
-    poll_fn(|context| if done.load(Ordering::Relaxed) { what.as_mut().poll(context) } else { Poll::Pending })
-        .await
+/// Waits for what `make` makes, but only once `done`; whoever sets that polls again. Few come to it, and those
+/// who do not hold no room for it.
+async fn once<F: Future>(done: &AtomicBool, make: impl Fn() -> F) -> F::Output {
+    let mut what = None;
+    poll_fn(|context| {
+        if done.load(Ordering::Relaxed) {
+            what.get_or_insert_with(|| Box::pin(make())).as_mut().poll(context)
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 /// The error of a connection that is not read any more.
@@ -129,7 +136,9 @@ async fn to_tunnel(
         tokio::select! {
             biased;
             readable = program.readable() => readable.map_err(Broken::Program)?,
-            reset = once(peer_done, poll_fn(|context| send.poll_reset(context))) => {
+            reset = poll_fn(|context| {
+                if peer_done.load(Ordering::Relaxed) { send.poll_reset(context) } else { Poll::Pending }
+            }) => {
                 return Err(reset.map_or_else(Broken::Tunnel, Broken::Peer));
             }
         }
@@ -190,7 +199,7 @@ async fn to_program(
         let next = tokio::select! {
             biased;
             next = receive.data() => next,
-            broken = once(program_done, lost(&program)) => return Err(broken),
+            broken = once(program_done, || lost(&program)) => return Err(broken),
         };
         let Some(bytes) = next else { break };
         let bytes = bytes.map_err(Broken::Tunnel)?;
