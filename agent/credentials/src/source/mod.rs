@@ -17,6 +17,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
+
 use crate::keeper::Keeper;
 use crate::material::{Bundle, Credentials};
 use crate::name::SpiffeId;
@@ -71,6 +73,9 @@ pub struct Supply {
     told: VecDeque<Event>,
     /// What was told last, so that it is told once.
     troubles: BTreeSet<String>,
+    /// The next look, after one that found nothing new. Kept here and not in [`Supply::next`]: whoever waits for
+    /// other things beside it begins it anew with each of them, and no look is due for that.
+    due: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -120,12 +125,13 @@ impl Supply {
             Place::Certificates(dir) => Source::Certificates(folders::Source::new(dir, domain)),
             Place::WorkloadApi(socket) => Source::WorkloadApi(workload::Source::new(socket, domain)),
         };
-        Self { source, keeper: Keeper::new(), told: VecDeque::new(), troubles: BTreeSet::new() }
+        Self { source, keeper: Keeper::new(), told: VecDeque::new(), troubles: BTreeSet::new(), due: None }
     }
 
     /// The names that this node's workloads have at the moment. Sources that issue, issue these; others
     /// give what they have.
     pub fn want(&mut self, names: BTreeSet<SpiffeId>) {
+        self.due = None;
         match &mut self.source {
             Source::Authority(source) => source.want(names),
             Source::Certificates(_) | Source::WorkloadApi(_) => {}
@@ -143,9 +149,13 @@ impl Supply {
             if let Some(event) = self.told.pop_front() {
                 return event;
             }
+            if let Some(due) = self.due {
+                sleep_until(due).await;
+            }
+            self.due = None;
             match self.source.look() {
                 Some(look) => self.take(look),
-                None => tokio::time::sleep(TICK).await,
+                None => self.due = Some(Instant::now() + TICK),
             }
         }
     }
