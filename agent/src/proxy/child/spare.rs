@@ -147,3 +147,31 @@ impl Held {
         (self.forgotten, count)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn sockets_for_tunnels_are_asked_for_one_by_one_unless_many_are_wanted_soon() {
+        let of = |place, last| Use {
+            place,
+            bound: Some(Ipv4Addr::new(10, 0, 0, last).into()),
+            ipv6: false,
+            mark: Mark { from: 1, to: 2, rule: 0 },
+        };
+        let mut held = Held::default();
+        let mut counts = |of| (0..7).map(|_| held.wanted(of).1).collect::<Vec<_>>();
+        assert_eq!(counts(of(1, 1)), [1, 2, 4, 8, 16, 32, 32]);
+        assert_eq!(counts(of(1, 2))[..2], [1, 2], "another client");
+        assert_eq!(counts(Use { bound: None, ..of(1, 1) }), [FEW; 7], "last hops");
+        for (when, _) in held.asked.values_mut() {
+            *when -= SOON;
+        }
+        assert_eq!(held.wanted(of(1, 1)).1, 1, "long ago");
+        assert_eq!(held.asked.len(), 1, "what is over is not kept");
+    }
+}
