@@ -4,6 +4,7 @@
 //! within each round, and every figure of a round is compared with the same round's "no firewall": what
 //! else happens on the machine meets all of them alike. The median of the rounds is what counts.
 
+mod beside;
 mod chart;
 mod load;
 mod policy;
@@ -14,7 +15,7 @@ mod stage;
 mod table;
 mod traffic;
 
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -38,6 +39,12 @@ pub(crate) struct Args {
     /// Only what it costs that first bytes are read
     #[arg(long)]
     reading: bool,
+    /// Only these loads
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<load::Load>,
+    /// Only these kernel objects, beside no firewall and each other, with the first of the sizes
+    #[arg(long, value_name = "OBJECT", num_args = 1..)]
+    beside: Vec<PathBuf>,
     /// Only see whether it works: one short round
     #[arg(long)]
     quick: bool,
@@ -50,31 +57,35 @@ pub(crate) struct Args {
 
 /// The command.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.beside.is_empty() {
+        print!("{}", beside::measure(&plan(args), &args.beside)?);
+        return Ok(());
+    }
     args.output.of(|| measure(args), table::text, chart::svg)
 }
 
-fn measure(args: &Args) -> Result<Results> {
+fn plan(args: &Args) -> traffic::Plan {
     let (runs, seconds) = if args.quick { (1, 0.3) } else { (args.runs, args.seconds) };
     let cpus = match args.cpus.as_slice() {
         [one] => (*one, *one),
         [first, second, ..] => (*first, *second),
         [] => (0, 0),
     };
-    let plan = traffic::Plan {
-        sizes: if args.reading { Vec::new() } else { args.sizes.clone() },
-        runs,
-        seconds,
-        cpus,
-    };
+    let sizes = if args.reading { Vec::new() } else { args.sizes.clone() };
+    traffic::Plan { sizes, runs, seconds, cpus, only: args.only.clone() }
+}
+
+fn measure(args: &Args) -> Result<Results> {
+    let plan = plan(args);
     let mut stages = traffic::stages(&plan)?;
-    let reading = reading::measure(&plan)?;
+    let reading = if args.reading || args.only.is_empty() { reading::measure(&plan)? } else { Vec::new() };
     let (traffic, mut loads) = traffic::measure(&plan, &mut stages)?;
     let (mut sizes, mut by_hand, mut live) = (Vec::new(), Vec::new(), Vec::new());
     for (size, stage) in &mut stages {
         eprintln!("[bench] programs, {size} rules");
-        live.extend(programs::live(*size, stage, Duration::from_secs_f64(seconds))?);
+        live.extend(programs::live(*size, stage, &plan)?);
         let programs = programs::running(&stage.agent().pins())?;
-        by_hand.extend(stage.at_client(|| programs::by_hand(*size, &programs, runs.min(7)))??);
+        by_hand.extend(stage.at_client(|| programs::by_hand(*size, &programs, plan.runs.min(7)))??);
         sizes = programs.iter().map(programs::Program::size).collect();
         let pid = stage.agent().pid().context("the agent is gone")?;
         if let Some(load) =
@@ -86,5 +97,6 @@ fn measure(args: &Args) -> Result<Results> {
         stage.switch(stage::Variant::None)?;
     }
     let machine = crate::machine::Machine::here();
+    let (runs, seconds) = (plan.runs, plan.seconds);
     Ok(Results { machine, runs, seconds, traffic, reading, loads, programs: sizes, by_hand, live })
 }

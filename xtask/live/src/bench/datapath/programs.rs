@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::load::{DENIED, Load, SINK};
 use super::policy::{CLIENT, SERVER};
 use super::stage::{Place, Stage, Variant};
+use super::traffic::{Plan, STEPS};
 use crate::spread::Spread;
 
 /// What the kernel says of a loaded program.
@@ -152,15 +153,16 @@ pub(crate) fn by_hand(size: usize, programs: &[Program], rounds: usize) -> Resul
     Ok(found)
 }
 
-/// Runs every load once with statistics on.
-pub(crate) fn live(size: usize, stage: &mut Stage, time: Duration) -> Result<Vec<Live>> {
+/// Runs every load that is wanted once with statistics on.
+pub(crate) fn live(size: usize, stage: &mut Stage, plan: &Plan) -> Result<Vec<Live>> {
+    let time = plan.time();
     let _statistics = RunStats::enable()?;
     stage.switch(Variant::None)?;
     let clock = clock(stage, time)?;
     stage.switch(Variant::Bulkhead)?;
     let programs = running(&stage.agent().pins())?;
     let mut found = Vec::new();
-    for (load, place) in super::traffic::STEPS {
+    for (load, place) in plan.wanted(&STEPS) {
         let before = programs.iter().map(Program::so_far).collect::<Result<Vec<_>>>()?;
         let outcome = stage.run(load, place, time)?;
         let done = if load == Load::Stream { outcome.count / 65_536 } else { outcome.count };

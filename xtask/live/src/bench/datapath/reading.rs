@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -87,8 +86,8 @@ pub(crate) fn measure(plan: &Plan) -> Result<Vec<Cost>> {
         eprintln!("[bench] reading, round {} of {}", round + 1, plan.runs);
         for (reading, stage) in &mut stages {
             let _loaded = stage.switch(Variant::Bulkhead)?;
-            for (load, place) in STEPS {
-                let outcome = stage.run(load, place, Duration::from_secs_f64(plan.seconds))?;
+            for (load, place) in plan.wanted(&STEPS) {
+                let outcome = stage.run(load, place, plan.time())?;
                 for (measure, value) in values(load, &outcome) {
                     samples.entry((*reading, measure)).or_default().push(value);
                 }

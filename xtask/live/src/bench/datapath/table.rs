@@ -17,6 +17,9 @@ pub(crate) fn text(results: &Results) -> String {
     for size in sizes(results) {
         let _ = writeln!(text, "{size} prefixes and rules");
         for measure in Measure::ALL {
+            if find(results, size, Variant::None, measure).is_none() {
+                continue;
+            }
             let _ = write!(text, "{:<40}", measure.title());
             for variant in Variant::ALL {
                 let Some(figure) = find(results, size, variant, measure) else { continue };

@@ -19,6 +19,21 @@ pub(crate) struct Plan {
     pub(crate) seconds: f64,
     /// Of the asking and the serving end.
     pub(crate) cpus: (usize, usize),
+    /// The loads that are wanted; all where none is said.
+    pub(crate) only: Vec<Load>,
+}
+
+impl Plan {
+    /// Length of one measurement.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// Those of `steps` that are wanted.
+    pub(crate) fn wanted(&self, steps: &[(Load, Place)]) -> Vec<(Load, Place)> {
+        let is_wanted = |load: &Load| self.only.is_empty() || self.only.contains(load);
+        steps.iter().filter(|(load, _)| is_wanted(load)).copied().collect()
+    }
 }
 
 /// Requests and connections are made with both ends on one processor: no sleeping and waking between two
@@ -56,8 +71,8 @@ pub(crate) fn measure(plan: &Plan, stages: &mut [(usize, Stage)]) -> Result<(Vec
                 eprint!("[bench] round {} of {}, {size} rules, {variant}", round + 1, plan.runs);
                 eprintln!(", loaded in {:.2} s", loaded.as_secs_f64());
                 loads.entry((*size, *variant)).or_insert_with(Vec::new).push(loaded.as_secs_f64());
-                for (load, place) in STEPS {
-                    let outcome = stage.run(load, place, Duration::from_secs_f64(plan.seconds))?;
+                for (load, place) in plan.wanted(&STEPS) {
+                    let outcome = stage.run(load, place, plan.time())?;
                     for (measure, value) in values(load, &outcome) {
                         samples.entry((*size, *variant, measure)).or_default().push(value);
                     }
