@@ -108,14 +108,21 @@ pub extern "C" fn leaf_record(skb: *mut __sk_buff, flow: *const SocketFlow, plac
     count
 }
 
+/// Bytes of the ring that are written between two wakings, once a quarter of it is full.
+const STEP: u64 = limits::PIECES as u64 / 16;
+
 /// Whether the daemon is woken for this piece. It looks by itself ten times a second, which costs less than to
-/// be woken for each connection; what it may have to end the connection for does not wait.
+/// be woken for each connection; what it may have to end the connection for does not wait. Where the ring
+/// fills up it is woken by the step: each waking is an interrupt that this processor sends to itself, and under
+/// a hypervisor that costs as much as the rest of the connection's reading.
 #[inline(always)]
 fn wakes(piece: &Piece) -> u64 {
     let ring = core::ptr::from_ref(&maps::PIECES).cast_mut().cast();
     // SAFETY: a ring buffer, and something that may be asked of one.
     let unread = unsafe { bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA.into()) };
-    let urgent = piece.floor > Piece::KERNEL_FLOOR || unread > u64::from(limits::PIECES) / 4;
+    let before = unread.wrapping_sub(size_of::<Piece>() as u64);
+    let fills = unread > u64::from(limits::PIECES) / 4 && unread / STEP != before / STEP;
+    let urgent = piece.floor > Piece::KERNEL_FLOOR || fills;
     u64::from(if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
