@@ -435,11 +435,7 @@ pub extern "C" fn leaf_enter(
 ) -> u32 {
     // SAFETY: null or, by the verifier's word, whole values.
     let (Some(decision), Some(peer)) = (unsafe { (decision.as_ref(), peer.as_ref()) }) else { return 0 };
-    let entry = match entry {
-        0 => Entry::Opener,
-        1 => Entry::LocalOpener,
-        _ => Entry::Receiver,
-    };
+    let entry = Entry::from_code(entry);
     with(skb, state, |hook, state| u32::from(parts::enter(hook, state, peer, decision, entry)))
 }
 

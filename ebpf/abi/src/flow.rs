@@ -160,6 +160,8 @@ impl FlowState {
     pub const FLAG_LOCAL: u8 = 8;
     /// In the guard's table: `from` was carried by the packets' mark.
     pub const FLAG_CARRIED: u8 = 16;
+    /// The opener's end reads the bytes of the stream, as the receiver's does.
+    pub const FLAG_READ: u8 = 32;
 }
 
 /// State of a TCP flow that no socket owns.
@@ -238,6 +240,9 @@ pub struct SocketFlow {
 impl SocketFlow {
     /// This end opened the flow.
     pub const FLAG_OPENER: u8 = 1;
+    /// Both ends are on this node, and the opener's reads the bytes of the stream, too, because some are
+    /// stopped. Without it the receiver's reads alone.
+    pub const FLAG_READ: u8 = 2;
     /// The other end is on this node, and counts.
     pub const FLAG_LOCAL: u8 = 4;
     /// It lived before enforcement began.

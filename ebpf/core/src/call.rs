@@ -132,14 +132,15 @@ fn decide<C: Call>(policy: &Policy<'_, C>, call: &C, connect: &Connect) -> Decid
     };
     let source = source(policy, owner.netns, connect);
     // Who receives is known after translation.
-    if source.addr == Addr::ANY || policy.of_address(&target) == Identity::VIRTUAL {
+    let to = policy.of_address(&target);
+    if source.addr == Addr::ANY || to == Identity::VIRTUAL {
         return Decided::UNKNOWN;
     }
     let source_addr = source.addr;
     let peer = endpoint::receiver(policy, owner.netns, &target, port, connect.protocol);
     let question = Question {
         from: endpoint::resolve(policy, &own, &source_addr),
-        to: endpoint::resolve(policy, &peer, &target),
+        to: endpoint::with_address(policy, &peer, to),
         protocol: connect.protocol,
         port,
         sides: if peer.is_known() { Sides::Both } else { Sides::One(Side::Egress) },

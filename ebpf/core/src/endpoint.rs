@@ -21,8 +21,18 @@ pub fn lookup<T: Tables>(policy: &Policy<'_, T>, workload: &Workload, addr: &Add
     match workload.identity() {
         // The guard has looked at who really sends; the address may have been translated since.
         Some(identity) => identity,
-        None => join(policy, of_workload(policy, workload), policy.of_address(addr)),
+        None => with_address(policy, workload, policy.of_address(addr)),
     }
+}
+
+/// [`resolve`] of a workload that the guard has not told, where it is known what the address alone says.
+#[inline(always)]
+pub fn with_address<T: Tables>(
+    policy: &Policy<'_, T>,
+    workload: &Workload,
+    by_address: Identity,
+) -> Identity {
+    join(policy, of_workload(policy, workload), by_address)
 }
 
 /// The union of what the cgroup and what the address say.

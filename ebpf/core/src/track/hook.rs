@@ -65,6 +65,37 @@ pub enum Entry {
     LocalOpener = 1,
     /// From the receiver's.
     Receiver = 2,
+    /// As `LocalOpener`, and the opener's end reads the bytes of the stream, too.
+    LocalReader = 3,
+}
+
+impl Entry {
+    /// From its number; any other is the receiver's.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            0 => Self::Opener,
+            1 => Self::LocalOpener,
+            3 => Self::LocalReader,
+            _ => Self::Receiver,
+        }
+    }
+
+    /// From the end of an opener whose receiver is on this node.
+    #[inline(always)]
+    pub const fn local(reads: bool) -> Self {
+        if reads { Self::LocalReader } else { Self::LocalOpener }
+    }
+
+    /// What it says of the flow.
+    #[inline(always)]
+    pub(super) const fn flags(self) -> u8 {
+        match self {
+            Self::Opener | Self::Receiver => 0,
+            Self::LocalOpener => FlowState::FLAG_LOCAL,
+            Self::LocalReader => FlowState::FLAG_LOCAL | FlowState::FLAG_READ,
+        }
+    }
 }
 
 /// Which end's socket is meant.

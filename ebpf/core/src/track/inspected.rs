@@ -55,7 +55,7 @@ pub(super) fn after<H: Hook>(hook: &H, state: &State, judged: Judged) -> Judged 
     }
     let Some(owned) = hook.owned() else { return judged };
     // A reset of a flow that is denied passes, too.
-    if !owned.read(|flow| Verdict::from_code(flow.verdict).passes()) {
+    if !owned.read(|flow| Verdict::from_code(flow.verdict).passes() && flow.reading.settled == 0) {
         return judged;
     }
     match hook.on_inspect(&owned, &state.control, state.direction) {
@@ -173,6 +173,7 @@ fn is_followed_by_sender(flow: &SocketFlow, control: &Control) -> bool {
         && flow.inspection.phase == Inspection::FOLLOWING
         && flow.inspection.class == Class::Tls as u8
         && flow.peer.is_known()
+        && flow.flags & SocketFlow::FLAG_READ != 0
         && flow.reading.asked == control.generation
 }
 

@@ -19,7 +19,8 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
     let mut opener = Workload::UNKNOWN;
     let (mut cookie, mut netns) = (0, 0);
     let mut handed = Handed::NONE;
-    if let Some(slot) = hook.tabled(&state.key) {
+    let entry = hook.tabled(&state.key);
+    if let Some(slot) = &entry {
         slot.read(|flow| {
             let remote_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) != state.local_is_low();
             if remote_opened && flow.tag == state.key.tag() {
@@ -27,6 +28,13 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
                 handed = handed::read(flow, state.control.generation);
             }
         });
+    }
+    if handed.is_taken(hook) {
+        if !state.leaves() && must_wait(hook, state, &handed.decision) {
+            return Outcome::Verdict(Verdict::Deny);
+        }
+        hook.add(handed.slot, 0, 1, u64::from(hook.len()));
+        return Outcome::Verdict(Verdict::Allow);
     }
     let own = hook.workload_at_hand();
     let decision = handed::decide(hook, state, &own, false, &opener, &handed);
@@ -36,7 +44,10 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
     let knocks = !state.leaves() && state.segment().is_some_and(|segment| segment.opens);
     let first = knocks || !decision.verdict.passes();
     let telling = Telling { opener: false, first, elsewhere: false, later: false };
-    let _slot = hook.account(state, &decision, &own, telling);
+    let slot = hook.account(state, &decision, &own, telling);
+    if let Some(entry) = &entry {
+        handed::take_over(entry, state, &handed, &own, slot);
+    }
     if !decision.verdict.passes() && cookie != 0 {
         hook.doom(state, cookie, netns, Whose::Theirs, decision.reason);
     }

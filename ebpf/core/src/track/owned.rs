@@ -28,6 +28,7 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Judged {
             }
             role.known = true;
             role.opener = flow.flags & SocketFlow::FLAG_OPENER != 0;
+            role.reads = flow.flags & SocketFlow::FLAG_READ != 0;
             role.verdict = flow.verdict;
             peer = flow.peer;
             if flow.reason == Reason::Proxied as u8 && flow.verdict == Verdict::Allow as u8 {
@@ -62,10 +63,14 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Judged {
         // An allow is told without its workload.
         prepared.decision
     } else {
-        own = hook.workload_at_hand();
+        own = if handed.is_taken(hook) { handed.receiver() } else { hook.workload_at_hand() };
         handed::decide(hook, state, &own, role.opener, &peer, &handed)
     };
     let local = role.opener && peer.is_known();
+    if local && !role.known {
+        // Below the levels that stop anything, what the receiver's end reads is enough.
+        role.reads = role.adopted || must_be_read(hook, state, &decision, true);
+    }
     let elsewhere = local || decision.is_deferred();
     let first = !is_counted(state, &role, &decision);
     let telling = Telling { opener: role.opener, first, elsewhere, later: true };
@@ -93,7 +98,7 @@ pub fn owned<H: Hook>(hook: &H, state: &State) -> Judged {
         return Judged::done(Outcome::Verdict(Verdict::Deny));
     }
     // Leaves the opener's workload where the receiver's hook finds it.
-    if local && !role.known && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
+    if local && !role.known && !hook.enter(state, &peer, &decision, Entry::local(role.reads)) {
         return Judged::done(Outcome::Anomaly(Reason::FlowTableFull));
     }
     // An adopted flow's entry serves both of its ends, if both are here.
@@ -109,6 +114,8 @@ pub(super) struct Role {
     pub(super) opener: bool,
     /// The socket owns it already.
     pub(super) known: bool,
+    /// Both ends are on this node, and the opener's reads the bytes of the stream, too.
+    pub(super) reads: bool,
     /// It is a leg between a program and the proxy.
     pub(super) leg: bool,
     /// Read from the table, which a stream does not need any more once the socket owns it.
@@ -121,8 +128,15 @@ pub(super) struct Role {
 
 impl Role {
     /// Of a flow of which nothing is known.
-    pub(super) const NEW: Self =
-        Self { opener: false, known: false, leg: false, handed: false, adopted: false, verdict: 0 };
+    pub(super) const NEW: Self = Self {
+        opener: false,
+        known: false,
+        reads: false,
+        leg: false,
+        handed: false,
+        adopted: false,
+        verdict: 0,
+    };
 }
 
 /// Whether this is the flow of the packet. It is not when the socket was disconnected, or sends
@@ -165,6 +179,7 @@ fn find_role<H: Hook>(hook: &H, state: &State, role: &mut Role, peer: &mut Workl
             // says nothing about it.
             if flow.tag == state.key.tag() && (adopted || !opener || !state.is_stream()) {
                 (role.opener, role.adopted, role.handed) = (opener, adopted, true);
+                role.reads = flow.flags & FlowState::FLAG_READ != 0;
                 *peer = if opener { flow.receiver } else { flow.opener };
                 if !opener {
                     *handed = handed::read(flow, state.control.generation);
@@ -220,7 +235,10 @@ pub(super) fn write<H: Hook>(
         }
         flow.datagrams = Datagrams::default();
     }
-    (flow.reading.settled, flow.datagrams.reading.settled) = (0, 0);
+    let local = role.opener && (peer.is_known() || role.leg);
+    // The receiver's end reads, and tells.
+    let left = local && !role.reads;
+    (flow.reading.settled, flow.datagrams.reading.settled) = (u8::from(left), 0);
     flow.peer = *peer;
     (flow.peer_addr, flow.local_addr) = (*state.remote().addr, *state.local().addr);
     (flow.peer_port, flow.local_port) = (state.remote().port, state.local().port);
@@ -229,8 +247,11 @@ pub(super) fn write<H: Hook>(
     flow.slot = counter;
     flow.protocol = state.protocol.0;
     flow.flags = if role.opener { SocketFlow::FLAG_OPENER } else { 0 };
-    if role.opener && (peer.is_known() || role.leg) {
+    if local {
         flow.flags |= SocketFlow::FLAG_LOCAL;
+    }
+    if role.reads {
+        flow.flags |= SocketFlow::FLAG_READ;
     }
     if role.adopted {
         flow.flags |= SocketFlow::FLAG_ADOPTED;

@@ -100,7 +100,7 @@ pub fn proxied<H: Hook>(hook: &H, state: &State) -> Outcome {
         }
         return Outcome::Verdict(decision.verdict);
     }
-    let role = Role { opener, leg, ..Role::NEW };
+    let role = Role { opener, leg, reads: local && !leg, ..Role::NEW };
     if let Some(place) = hook.own() {
         place.update(|flow| write(flow, hook, state, &role, &peer, &decision, slot));
     }
@@ -114,7 +114,7 @@ pub fn proxied<H: Hook>(hook: &H, state: &State) -> Outcome {
     if cast == Cast::Leg && begins {
         hook.note_turned(state);
     }
-    if local && !hook.enter(state, &peer, &decision, Entry::LocalOpener) {
+    if local && !hook.enter(state, &peer, &decision, Entry::local(role.reads)) {
         return Outcome::Anomaly(Reason::FlowTableFull);
     }
     if !opener {

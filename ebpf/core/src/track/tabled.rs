@@ -134,7 +134,7 @@ pub fn enter<H: Hook>(hook: &H, state: &State, peer: &Workload, decision: &Decis
     let opener = entry != Entry::Receiver;
     let (generation, verdict) = (state.control.generation, decision.verdict as u8);
     let counter = match entry {
-        Entry::LocalOpener => NO_SLOT,
+        Entry::LocalOpener | Entry::LocalReader => NO_SLOT,
         _ if decision.is_deferred() => NO_SLOT,
         _ => report::slot_of(&state.policy(hook), decision),
     };
@@ -152,11 +152,9 @@ pub fn enter<H: Hook>(hook: &H, state: &State, peer: &Workload, decision: &Decis
         (flow.from, flow.to, flow.rule) = (decision.from, decision.to, decision.rule);
         flow.reason = decision.reason as u8;
         flow.slot = counter;
+        flow.flags = entry.flags();
         if opener == state.local_is_low() {
             flow.flags |= FlowState::FLAG_OPENER_LOW;
-        }
-        if entry == Entry::LocalOpener {
-            flow.flags |= FlowState::FLAG_LOCAL;
         }
         if state.is_stream() {
             flow.tcp = TcpState::Opening as u8;

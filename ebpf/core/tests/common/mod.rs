@@ -86,6 +86,19 @@ pub fn answer(
     node.tables.add_rule(key, RuleKey::PORT_BITS, Cell::new(egress, ingress, bulkhead_abi::Demand::OFF));
 }
 
+/// Opens a port on both sides for what `demand` accepts.
+pub fn allow_as(
+    node: &mut Node,
+    (from, to): (Identity, Identity),
+    (protocol, port): (Protocol, u16),
+    demand: bulkhead_abi::Demand,
+) {
+    let key = RuleKey::new(ruleset(from, to), protocol, port);
+    let entries = node.tables.rules.entry(ruleset(from, to)).or_default();
+    entries.retain(|(old, bits, _)| (*old, *bits) != (key, RuleKey::PORT_BITS));
+    node.tables.add_rule(key, RuleKey::PORT_BITS, Cell::new(RULE, RULE, demand));
+}
+
 /// Opens a port on both sides.
 pub fn allow(node: &mut Node, pair: (Identity, Identity), service: (Protocol, u16)) {
     answer(node, pair, service, (RULE, RULE));
