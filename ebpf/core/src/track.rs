@@ -80,9 +80,10 @@ pub fn packet<H: Hook>(hook: &H, direction: Direction) -> Verdict {
             hook.add(slot, 0, 1, u64::from(hook.len()));
             return Verdict::Allow;
         }
-        return inspected::tell(hook, &control, direction, finding);
+        return inspected::tell(hook, direction, finding);
     }
-    let mut state = State::new(control, direction, socket);
+    // Loaded anew: kept over all of the above it would take room on the stack of every other path.
+    let mut state = State::new(hook.control(), direction, socket);
     hook.on_prepare(&mut state);
     // A reset passes because it only ends a connection. A raw socket has none, and would send data in it.
     if let Kind::Segment(segment) = &mut state.kind

@@ -70,11 +70,11 @@ pub(super) fn after<H: Hook>(hook: &H, state: &State, judged: Judged) -> Judged 
 
 /// What becomes of a segment of a flow whose verdict stands, when its bytes said something.
 #[inline(always)]
-pub(super) fn tell<H: Hook>(hook: &H, control: &Control, direction: Direction, finding: Finding) -> Verdict {
+pub(super) fn tell<H: Hook>(hook: &H, direction: Direction, finding: Finding) -> Verdict {
     if finding == Finding::Held {
         return Verdict::Deny;
     }
-    let mut state = State::new(*control, direction, Socket::Other);
+    let mut state = State::new(hook.control(), direction, Socket::Other);
     hook.on_prepare(&mut state);
     hook.on_found(&state, finding)
 }

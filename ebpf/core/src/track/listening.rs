@@ -29,17 +29,15 @@ pub fn listening<H: Hook>(hook: &H, state: &State) -> Outcome {
             }
         });
     }
-    if handed.is_taken(hook) {
-        if !state.leaves() && must_wait(hook, state, &handed.decision) {
-            return Outcome::Verdict(Verdict::Deny);
-        }
-        hook.add(handed.slot, 0, 1, u64::from(hook.len()));
-        return Outcome::Verdict(Verdict::Allow);
-    }
-    let own = hook.workload_at_hand();
+    let taken = handed.is_taken(hook);
+    let own = if taken { handed.receiver() } else { hook.workload_at_hand() };
     let decision = handed::decide(hook, state, &own, false, &opener, &handed);
     if decision.verdict.passes() && !state.leaves() && must_wait(hook, state, &decision) {
         return Outcome::Verdict(Verdict::Deny);
+    }
+    if taken {
+        hook.add(handed.slot, 0, 1, u64::from(hook.len()));
+        return Outcome::Verdict(Verdict::Allow);
     }
     let knocks = !state.leaves() && state.segment().is_some_and(|segment| segment.opens);
     let first = knocks || !decision.verdict.passes();
