@@ -8,7 +8,7 @@ use bulkhead_policy::Endpoint;
 use bulkhead_policy::oracle::Party;
 
 use super::lanes::{Behind, Packet, Reads};
-use super::view::{FROM_WIRE, JUDGED, ROUTED, View, Who};
+use super::view::{FROM_WIRE, JUDGED, ROUTED, UNMARKED, View, Who};
 use crate::policy::{Asked, Decision};
 
 /// What must become of a frame.
@@ -231,6 +231,10 @@ impl Book {
             _ => (false, false),
         };
         if let Reads::Error(quoted, sender) = packet.reads {
+            let own = view.around.locals.get(&packet.src.0) == Some(&view.around.host);
+            if sender == packet.dst.0 && own && mark == UNMARKED {
+                return (PASSES, None, "an error of the node's own");
+            }
             let lives = |flow: &Kept| flow.lives(&quoted, now) && flow.decision.verdict().passes();
             if sender == packet.dst.0 && self.flows.get(&quoted).is_some_and(lives) {
                 return (PASSES, None, "an error about a live flow");

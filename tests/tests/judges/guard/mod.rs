@@ -194,7 +194,7 @@ impl Court {
         self.node.locals.clear();
         self.node.listeners.clear();
         (self.around.locals, self.around.listeners) = (HashMap::new(), HashMap::new());
-        self.around.room = self.node.mark_room;
+        (self.around.room, self.around.host) = (self.node.mark_room, self.chamber.netns);
 
         let own = [NAMESPACES[0], NAMESPACES[1], self.chamber.netns];
         let homes = proptest::collection::hash_map(testing::addresses(), select(own.to_vec()), 4..16);

@@ -10,6 +10,7 @@ use super::lanes::{Packet, Reads};
 use crate::policy::{Asked, Decision, Policy, name};
 
 /// The guard's numbers in the mark: what they say of a packet's sender.
+pub const UNMARKED: u32 = 0;
 pub const JUDGED: u32 = 1;
 pub const FROM_WIRE: u32 = 2;
 pub const ROUTED: u32 = 3;
@@ -30,6 +31,8 @@ pub struct View<'a> {
 pub struct Around {
     /// Addresses of this node's namespaces, with their cookies.
     pub locals: HashMap<Addr, u64>,
+    /// The cookie of the node's own namespace.
+    pub host: u64,
     /// Bound sockets, with their cgroups.
     pub listeners: HashMap<ListenerKey, String>,
     /// Whether the policy has virtual addresses.
