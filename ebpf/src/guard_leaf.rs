@@ -184,16 +184,14 @@ pub extern "C" fn guard_account(
     skb: *mut __sk_buff,
     state: *const State,
     decision: *const Decision,
-    own: *const Workload,
     telling: u32,
 ) -> u32 {
     // SAFETY: null or, by the verifier's word, whole values.
-    let (Some(state), Some(decision), Some(own)) =
-        (unsafe { (state.as_ref(), decision.as_ref(), own.as_ref()) })
-    else {
+    let (Some(state), Some(decision)) = (unsafe { (state.as_ref(), decision.as_ref()) }) else {
         return 0;
     };
-    parts::account(&Frame::measured(skb), state, decision, own, leaf::telling_of(telling))
+    let own = Workload { cgroup: opaque(0), anchor: opaque(0) };
+    parts::account(&Frame::measured(skb), state, decision, &own, leaf::telling_of(telling))
 }
 
 #[inline(always)]

@@ -202,7 +202,7 @@ pub extern "C" fn leaf_datagram(
     }
 }
 
-/// [`parts::inspect`]; a finding's code. `how` is the control block's flags, and bit 32 for what leaves.
+/// [`parts::inspect`]; a finding's code. `how` is the control block's flags, and [`LEAVES`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn leaf_inspect(
@@ -214,7 +214,7 @@ pub extern "C" fn leaf_inspect(
     if owned.is_null() {
         return Finding::Held.to_code();
     }
-    let direction = if how & LEAVES == 0 { Direction::Ingress } else { Direction::Egress };
+    let direction = if (how as i64) < 0 { Direction::Egress } else { Direction::Ingress };
     let control = Control { generation, host_netns: 0, flags: how & (LEAVES - 1) };
     let hook = Skb::new(SkBuffContext::new(skb));
     parts::inspect(&hook, &Place::at(owned), &control, direction).to_code()
@@ -241,8 +241,8 @@ pub extern "C" fn leaf_settle(skb: *mut __sk_buff, inspection: *mut Inspection, 
     parts::settle(&Skb::new(SkBuffContext::new(skb)), &payload, inspection, sender as u8 & 1).code()
 }
 
-/// Of a `how`: what leaves.
-pub const LEAVES: u64 = 1 << 32;
+/// Of a `how`: what leaves. The highest bit, because asking for that one takes no room on the stack.
+pub const LEAVES: u64 = 1 << 63;
 
 /// [`parts::content`]; a verdict's code.
 #[unsafe(no_mangle)]

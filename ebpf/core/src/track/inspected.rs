@@ -199,8 +199,8 @@ fn read<H: Hook>(hook: &H, flow: &mut SocketFlow, direction: Direction, sender: 
     }
     let part = (span.at, span.len);
     let ruling = hook.on_segment(part, &mut flow.inspection, sender, span.seq);
-    // What leaves, leaves in order.
-    if !strict || direction == Direction::Egress {
+    // What leaves, leaves in order. Asked anew: what is remembered over calls takes room on the stack.
+    if !is_strict(flow) || direction == Direction::Egress {
         return ruling;
     }
     let has_more = flow.inspection.flags & Inspection::FLAG_AHEAD != 0;

@@ -56,6 +56,8 @@ fn judge_tracked<H: Hook>(hook: &H, state: &State, flow: &mut FlowState) -> Judg
     let handed = if opener { Handed::NONE } else { handed::read(flow, state.control.generation) };
     let decision = handed::decide(hook, state, &own, opener, &peer, &handed);
     let counts = counts_here(flow, opener, decision.to);
+    // Asked anew: what is remembered over calls takes room on the stack.
+    let (judged, verdict) = of_side(flow, opener);
     let first = if counts { judged == 0 || verdict != decision.verdict } else { !decision.verdict.passes() };
     let telling = Telling { opener, first, elsewhere: !counts, later: true };
     let counter = hook.account(state, &decision, &own, telling);

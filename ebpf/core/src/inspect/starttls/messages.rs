@@ -174,11 +174,16 @@ pub fn skip(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cu
     let count = if rest < left { rest } else { left };
     let checked = strict && sender == 0 && own.marks & mark::INNER != 0;
     let count = if checked && count > 16 { 16 } else { count };
-    if checked && !fits(app, rest, load(payload, cursor.at).first(count)) {
-        return refuse(inspection, Reason::ClearText).code();
-    }
     let told = app == App::Tds && sender != 0 && rest >= marked && rest - count < marked;
-    let never = told && load(payload, cursor.at + (rest - marked)).byte::<0>() == NOT_SUPPORTED;
+    let mut never = false;
+    // Either of them: loaded in one place, because there is little room on the stack.
+    if checked || told {
+        let piece = load(payload, if checked { cursor.at } else { cursor.at + (rest - marked) });
+        if checked && !fits(app, rest, piece.first(count)) {
+            return refuse(inspection, Reason::ClearText).code();
+        }
+        never = told && piece.byte::<0>() == NOT_SUPPORTED;
+    }
     advance(own, cursor, count);
     if count == rest {
         own.state = mode::OPENING;
