@@ -133,6 +133,13 @@ fn a_scan_is_found_told_shown_and_acknowledged() {
     assert_eq!(lab.metric("bulkhead_findings_acknowledged{kind=\"port-scan\"}"), Some(1.0));
     let everything = lab.agent.run("findings", &[&*scan.id]).unwrap();
     assert!(String::from_utf8(everything.stdout).unwrap().contains("our own scanner"));
+
+    // And taken back: it is open again, and told again.
+    let unack = lab.agent.run("findings", &["unack", &scan.id]).unwrap();
+    assert!(unack.status.success() && String::from_utf8_lossy(&unack.stdout).contains("open"), "{unack:?}");
+    assert_eq!(lab.found("port-scan").state, "open");
+    assert_eq!(lab.metric(series), Some(1.0));
+    assert!(!lab.agent.run("findings", &["unack", &scan.id]).unwrap().status.success());
     let unknown = Acknowledge { id: "0".into(), seconds: None, note: None };
     let refused = lab.agent.ask(&Request::Acknowledge(unknown)).unwrap_err().to_string();
     assert!(refused.contains("no finding"), "{refused}");

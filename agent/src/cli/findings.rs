@@ -46,6 +46,15 @@ pub(super) struct Args {
 enum Command {
     /// Say that a finding was seen: it is silent until it ends, or for as long as you say
     Ack(Ack),
+    /// Take that back: it is open again, if it goes on
+    Unack(Unack),
+}
+
+#[derive(Debug, clap::Args)]
+struct Unack {
+    /// Its number
+    #[arg(value_name = "ID")]
+    id: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,8 +73,10 @@ struct Ack {
 impl Args {
     pub(super) fn run(self, selection: &Selection) -> Result<Verdict> {
         let client = super::client(selection)?;
-        if let Some(Command::Ack(ack)) = self.command {
-            return ack.run(&client);
+        match self.command {
+            Some(Command::Ack(ack)) => return ack.run(&client),
+            Some(Command::Unack(Unack { id })) => return tell(&client, &Request::Unacknowledge(id)),
+            None => {}
         }
         let one = self.id.is_some();
         let filter = FindingFilter {
@@ -97,14 +108,18 @@ impl Args {
 impl Ack {
     fn run(self, client: &Client) -> Result<Verdict> {
         let seconds = self.time.map(|time| time.as_secs());
-        let request = Request::Acknowledge(Acknowledge { id: self.id, seconds, note: self.note });
-        for reply in client.ask(&request)? {
-            if let Reply::Finding(finding) = reply {
-                super::print(&in_full(&finding))?;
-            }
-        }
-        Ok(Verdict::Fine)
+        tell(client, &Request::Acknowledge(Acknowledge { id: self.id, seconds, note: self.note }))
     }
+}
+
+/// Says something of a finding, and prints how it stands then.
+fn tell(client: &Client, request: &Request) -> Result<Verdict> {
+    for reply in client.ask(request)? {
+        if let Reply::Finding(finding) = reply {
+            super::print(&in_full(&finding))?;
+        }
+    }
+    Ok(Verdict::Fine)
 }
 
 fn ask(client: &Client, filter: &FindingFilter) -> Result<Vec<FindingView>> {

@@ -28,6 +28,8 @@ pub enum Request {
     Findings(FindingFilter),
     /// [`Reply::Finding`], as it is then.
     Acknowledge(Acknowledge),
+    /// An acknowledgement is taken back, of the finding with this number.
+    Unacknowledge(String),
     /// [`Reply::Inventory`] for each line that passes the filter.
     Inventory(InventoryFilter),
     /// [`Reply::ProxyConnection`] for each connection that the proxy serves.

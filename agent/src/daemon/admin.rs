@@ -122,6 +122,10 @@ impl Answers for Admin {
                 let finding = acknowledged.map_err(|error| error.to_string())?;
                 Ok(vec![Reply::Finding(Box::new(FindingView::from(&finding)))])
             }
+            Request::Unacknowledge(id) => {
+                let finding = self.findings.unacknowledge(&id).map_err(|error| error.to_string())?;
+                Ok(vec![Reply::Finding(Box::new(FindingView::from(&finding)))])
+            }
             Request::Inventory(filter) => self.inventory(&filter),
             Request::ProxyConnections => {
                 let connections = self.proxy.1.as_ref().and_then(Asker::connections);

@@ -91,6 +91,11 @@ impl Desk {
         self.lock().acknowledge(now, id, silence.map(|silence| now.plus(silence)), note)
     }
 
+    /// Takes that back; see [`Findings::unacknowledge`].
+    pub fn unacknowledge(&self, id: &str) -> Result<Finding, AcknowledgeError> {
+        self.lock().unacknowledge(now(), id)
+    }
+
     /// Lets time pass; what happened since the last time.
     fn turn(&self) -> Vec<Change> {
         let mut findings = self.lock();

@@ -90,7 +90,7 @@ pub struct Change {
     pub finding: Finding,
 }
 
-/// Why a finding cannot be acknowledged.
+/// Why a finding cannot be acknowledged, or its acknowledgement taken back.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AcknowledgeError {
     /// There is none with that number.
@@ -99,6 +99,9 @@ pub enum AcknowledgeError {
     /// It is over, and no time was named for which it is to stay silent.
     #[error("finding `{0}` has ended; say for how long it is to be silent if it comes back, as `--for 7d`")]
     Ended(String),
+    /// Nobody has acknowledged it.
+    #[error("finding `{0}` is not acknowledged, so there is nothing to take back")]
+    NotAcknowledged(String),
 }
 
 #[derive(Clone, Debug)]
@@ -231,6 +234,24 @@ impl Ledger {
             finding.state = State::Acknowledged;
         }
         let change = entry.tell(at, What::Acknowledged);
+        let finding = change.finding.clone();
+        self.push(Some(change));
+        Ok(finding)
+    }
+
+    /// What somebody said of it holds no more: it is open again, if it goes on.
+    pub(crate) fn unacknowledge(&mut self, at: Time, id: &str) -> Result<Finding, AcknowledgeError> {
+        let entry = self.entries.values_mut().find(|entry| entry.finding.id == id);
+        let entry = entry.ok_or_else(|| AcknowledgeError::Unknown(id.to_owned()))?;
+        let finding = &mut entry.finding;
+        if finding.acknowledged.take().is_none() {
+            return Err(AcknowledgeError::NotAcknowledged(id.to_owned()));
+        }
+        if finding.state != State::Acknowledged {
+            return Ok(finding.clone());
+        }
+        finding.state = State::Open;
+        let change = entry.tell(at, What::Opened);
         let finding = change.finding.clone();
         self.push(Some(change));
         Ok(finding)

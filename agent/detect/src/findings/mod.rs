@@ -86,6 +86,12 @@ impl Findings {
         self.ledger.acknowledge(at, id, until, note)
     }
 
+    /// Takes that back: it is open again, if it goes on.
+    pub fn unacknowledge(&mut self, at: Time, id: &str) -> Result<Finding, AcknowledgeError> {
+        let at = self.turn(at);
+        self.ledger.unacknowledge(at, id)
+    }
+
     /// What happened to findings since this was last asked, oldest first. At most a thousand; should
     /// nobody ask, the oldest are dropped.
     pub fn take_changes(&mut self) -> Vec<Change> {
