@@ -390,6 +390,52 @@ pub fn read_datagram(carried: &Carried, conversation: &mut Conversation, sender:
     }
 }
 
+/// How many datagrams one packet may be: the most that a sender may ask for (`UDP_MAX_SEGMENTS`, 64 before
+/// Linux 6.9), and that a receiver is given together.
+const TRAIN: u32 = 128;
+
+/// Reads the datagrams that are still one packet (`UDP_SEGMENT`, `UDP_GRO`), in their order, up to the first
+/// that does not pass; a ruling's code. `how` is `length of each << 32 | sender`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn inspect_train(
+    skb: *mut __sk_buff,
+    place: u64,
+    conversation: *mut Conversation,
+    how: u64,
+) -> u32 {
+    if conversation.is_null() {
+        return NOTHING;
+    }
+    let mut place = place;
+    for _ in 0..TRAIN {
+        let left = place >> 32;
+        if left == 0 {
+            return PASSES;
+        }
+        // Taken apart in each turn: what is kept over calls takes room on the stack.
+        let how = opaque(how);
+        // The lesser of the two, without a branch: two ways through each turn would be too many.
+        let less = (how >> 32).wrapping_sub(left);
+        let len = left.wrapping_add(less & opaque((less as i64 >> 63) as u64));
+        let part = len << 32 | (place & 0xffff_ffff);
+        let mut ruling = inspect_encrypted(skb, part, conversation, how as u32);
+        if ruling == UNCLEAR {
+            ruling = inspect_otherwise(skb, part, conversation, how as u32);
+        }
+        if ruling != PASSES {
+            return ruling;
+        }
+        let len = part >> 32;
+        place = place.wrapping_add(len).wrapping_sub(len << 32);
+    }
+    // More than any kernel makes: what was not read is not known.
+    // SAFETY: checked against null.
+    unsafe { datagram::unread(&mut *conversation) }.code()
+}
+
+const PASSES: u32 = Ruling::Pass.code();
+
 /// No ruling: the next function reads on.
 const UNCLEAR: u32 = 2;
 

@@ -6,13 +6,19 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_socket_cookie, bpf_ringbuf_query, bpf_skb_load_bytes},
     programs::SkBuffContext,
 };
-use bulkhead_abi::{SocketFlow, inspect::Piece, limits, names::Loss};
+use bulkhead_abi::{
+    Conversation, Direction, Identity, SocketFlow,
+    inspect::{Datagrams, Piece},
+    limits,
+    names::Loss,
+};
 use bulkhead_core::{
+    inspect::datagram,
     report::Report as _,
-    track::{Before, Told, parts},
+    track::{Before, Known, State, Told, parts},
 };
 
-use crate::{maps, raw::within, skb::Skb, tables};
+use crate::{maps, payload::Carried, raw::within, skb::Skb, tables};
 
 /// Where in the packet, as a number: `len << 32 | at`.
 #[inline(always)]
@@ -111,6 +117,128 @@ pub extern "C" fn leaf_record(skb: *mut __sk_buff, flow: *const SocketFlow, plac
 /// Bytes of the ring that are written between two wakings, once a quarter of it is full.
 const STEP: u64 = limits::PIECES as u64 / 16;
 
+/// Datagrams of one packet that are looked at here (`UDP_SEGMENT`): a hello that takes more is none.
+const DATAGRAMS: u32 = 4;
+
+/// Writes the datagrams of a packet that are of an opening into the ring. Without room they are lost, and
+/// counted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_opening(
+    skb: *mut __sk_buff,
+    state: *const State,
+    known: *const Known,
+    read: *mut Datagrams,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    let (Some(state), Some(read)) = (unsafe { (state.as_ref(), read.as_mut()) }) else { return 0 };
+    let (at, len) = parts::payload(&Skb::new(SkBuffContext::new(skb)), state);
+    // SAFETY: a field of the context. Not 0: several datagrams that are still one packet.
+    let each = u64::from(unsafe { (*skb).gso_size });
+    let (mut at, mut left) = (u64::from(at), u64::from(len));
+    let conversation = &mut read.conversation;
+    for _ in 0..DATAGRAMS {
+        if left == 0 {
+            break;
+        }
+        let len = if each == 0 || each > left { left } else { each };
+        let place = len << 32 | (at & 0xffff_ffff);
+        if leaf_is_told(skb, place, conversation) != 0 {
+            let how = u64::from(conversation.level) << 8 | u64::from(conversation.floor);
+            let _ = leaf_carried(skb, state, known, place, how);
+        }
+        at = at.wrapping_add(len);
+        left = left.wrapping_sub(len);
+    }
+    0
+}
+
+/// [`datagram::is_told`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_is_told(skb: *mut __sk_buff, place: u64, conversation: *mut Conversation) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { conversation.as_mut() } {
+        Some(conversation) => u32::from(datagram::is_told(conversation, &Carried::placed(skb, place))),
+        None => 0,
+    }
+}
+
+/// Writes one datagram into the ring. `how` is `level << 8 | floor`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_carried(
+    skb: *mut __sk_buff,
+    state: *const State,
+    known: *const Known,
+    place: u64,
+    how: u64,
+) -> u32 {
+    if state.is_null() || known.is_null() {
+        return 0;
+    }
+    let (mut place, mut how) = (place, how);
+    for _ in 0..Piece::DATAGRAM_BYTES / Piece::BYTES as u32 {
+        let count = u64::from(leaf_part(skb, state, known, place, how));
+        let left = (place >> 32).wrapping_sub(count);
+        if count == 0 || left == 0 || left >> 32 != 0 {
+            break;
+        }
+        place = left << 32 | (place.wrapping_add(count) & 0xffff_ffff);
+        how = how.wrapping_add(count << 32);
+    }
+    0
+}
+
+/// One record of [`leaf_carried`], whose place in the datagram is `how >> 32`; how many bytes are in it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leaf_part(
+    skb: *mut __sk_buff,
+    state: *const State,
+    known: *const Known,
+    place: u64,
+    how: u64,
+) -> u32 {
+    // SAFETY: null or, by the verifier's word, whole values.
+    let (Some(state), Some(known)) = (unsafe { (state.as_ref(), known.as_ref()) }) else { return 0 };
+    let Some(mut entry) = maps::PIECES.reserve(0) else {
+        tables::lose(Loss::Pieces);
+        return 0;
+    };
+    // SAFETY: plain bytes: every pattern is valid, and what the daemon reads is written first.
+    let piece = unsafe { entry.assume_init_mut() };
+    let hook = Skb::new(SkBuffContext::new(skb));
+    piece.time = tables::now();
+    // SAFETY: the context of this program.
+    piece.cookie = unsafe { bpf_get_socket_cookie(SkBuffContext::new(skb).as_ptr()) };
+    piece.netns = hook.netns();
+    let (own, peer) = (state.local(), state.remote());
+    let (src, dst) = if known.opener != 0 { (own, peer) } else { (peer, own) };
+    (piece.src, piece.src_port) = (*src.addr, src.port);
+    (piece.dst, piece.dst_port) = (*dst.addr, dst.port);
+    (piece.from, piece.to) = (Identity(known.from), Identity(known.to));
+    let leaves = u8::from(state.direction == Direction::Egress);
+    piece.sender = u8::from(known.opener != leaves);
+    (piece.protocol, piece.app) = (state.protocol.0, 0);
+    (piece.level, piece.floor) = ((how >> 8) as u8, how as u8);
+    let (at, left, offset) = (place as u32, (place >> 32) as u32, (how >> 32) as u32);
+    piece.offset = offset;
+    let whole = offset.wrapping_add(left) <= Piece::DATAGRAM_BYTES;
+    let last = left <= Piece::BYTES as u32;
+    // What is longer is cut at both ends' limit.
+    let cut = !whole && offset.wrapping_add(Piece::BYTES as u32) >= Piece::DATAGRAM_BYTES;
+    piece.more = u8::from(!last && !cut);
+    let how = wakes(piece);
+    let count = fill(piece, skb, at, left);
+    if count == 0 {
+        entry.discard(how);
+    } else {
+        entry.submit(how);
+    }
+    count
+}
+
 /// Whether the daemon is woken for this piece. It looks by itself ten times a second, which costs less than to
 /// be woken for each connection; what it may have to end the connection for does not wait. Where the ring
 /// fills up it is woken by the step: each waking is an interrupt that this processor sends to itself, and under
@@ -142,7 +270,7 @@ fn head(piece: &mut Piece, skb: *mut __sk_buff, flow: &SocketFlow, sender: u8) {
     (piece.from, piece.to) = (flow.from, flow.to);
     (piece.sender, piece.protocol) = (sender, flow.protocol);
     (piece.app, piece.level, piece.floor) = (flow.inspection.app, flow.reading.level, flow.inspection.floor);
-    piece._reserved = [0];
+    piece.more = 0;
 }
 
 /// Copies from the packet; how many bytes.

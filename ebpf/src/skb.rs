@@ -257,11 +257,20 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
+    fn on_opening(&self, state: &State, known: &Known, read: &mut Datagrams) {
+        let _ = pieces::leaf_opening(self.ctx.skb.skb, state, known, read);
+    }
+
+    #[inline(always)]
     fn on_payload(&self, (at, len): (u32, u32), conversation: &mut Conversation, sender: u8) -> Ruling {
-        // SAFETY: a field of the context. Not 0: several datagrams that are still one packet, of which
-        // the first is read.
+        // SAFETY: a field of the context. Not 0: several datagrams that are still one packet.
         let each = unsafe { (*self.ctx.skb.skb).gso_size };
-        let len = if each != 0 && each < len { each } else { len };
+        if each != 0 && each < len {
+            let carried = Carried::new(self.ctx.skb.skb, at, len);
+            let how = u64::from(each) << 32 | u64::from(sender);
+            let skb = self.ctx.skb.skb;
+            return Ruling::from_code(payload::inspect_train(skb, carried.place(), conversation, how));
+        }
         let carried = Carried::new(self.ctx.skb.skb, at, len);
         Ruling::from_code(payload::read_datagram(&carried, conversation, sender))
     }

@@ -13,7 +13,7 @@ use bulkhead::classify::{self, Capture};
 use bulkhead_abi::inspect::Piece;
 use bulkhead_abi::{Demand, Inspection};
 use bulkhead_core::inspect::{self, datagram, stream};
-use bulkhead_detect::hello::{Handshake, Limits, Reassembly, Summary, Transport};
+use bulkhead_detect::hello::{Handshake, Limits, Reassembly, Summary};
 use bulkhead_tests::corpus::{self, Vector};
 
 fn main() -> ExitCode {
@@ -54,8 +54,13 @@ fn fuzz(time: Duration, seed: u64) -> Result<()> {
 /// Everything that reads, over one input.
 fn attempt(sides: &[Vec<u8>; 2], mut random: Random) {
     let [opener, receiver] = sides;
-    for transport in [Transport::Tcp, Transport::Dtls] {
-        let _ = Summary::from(&Handshake::read(opener, receiver, transport));
+    let datagrams = |bytes: &[u8]| bytes.chunks(1 + bytes.len() / 3).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let both = [
+        Handshake::read(opener, receiver),
+        Handshake::read_datagrams(&datagrams(opener), &datagrams(receiver)),
+    ];
+    for handshake in &both {
+        let _ = Summary::from(handshake);
     }
     let mut openings = Reassembly::new(Limits { flows: 4, bytes: 9000, age: Duration::from_secs(1) });
     for (sender, bytes) in (0..).zip(sides) {
@@ -111,7 +116,7 @@ fn blank() -> Piece {
         protocol: 6,
         level: 2,
         floor: 0,
-        _reserved: [0; 1],
+        more: 0,
         bytes: [0; Piece::BYTES],
     }
 }

@@ -25,7 +25,7 @@ const POLICY: &str = r#"
     [[allow]]
     from = "web"
     to = "api"
-    ports = ["tcp/8443"]
+    ports = ["tcp/8443", "udp/8443"]
     tls = "report"
     [[allow]]
     from = "web"
@@ -143,6 +143,43 @@ impl Held {
         let said = || fs::read_to_string(&errors).is_ok_and(|said| said.contains(what));
         self.program.wait_until(LONG, said).unwrap();
     }
+}
+
+/// QUIC's ClientHello and ServerHello are encrypted with keys that follow from its first packet.
+#[test]
+fn quics_handshake_is_listed_too() {
+    require_agent!();
+    let Ok(python) = std::env::var("BULKHEAD_PYTHON") else {
+        eprintln!("skipped: BULKHEAD_PYTHON is not set; `cargo xtask test` sets it");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "BULKHEAD_PYTHON is not set, and CI says that this must run"
+        );
+        return;
+    };
+    const SERVE: &str = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+                         -subj /CN=api.test -keyout key -out cert 2>/dev/null && touch ready && \
+                         exec $0 $1 serve 8443 cert key";
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/python/quic.py");
+    let lab = Lab::new(&[]);
+    let mut server = Launch::new(["sh", "-c", SERVE, &python, script])
+        .start(lab.net.ns("api").unwrap(), lab.node.path())
+        .unwrap();
+    let ready = server.folder().join("ready");
+    server.wait_until(LONG, || ready.exists()).unwrap();
+    let client = Launch::new([&python, script, "ask", "10.65.2.2", "8443"]).input(b"hello");
+    wait_until(LONG, "the server answers", || {
+        client.run(lab.net.ns("web").unwrap(), lab.node.path(), LONG).unwrap().output == b"hello"
+    })
+    .unwrap();
+    let known = |service: &ServiceView| !service.handshakes.is_empty();
+    let service = lab.service(8443, known);
+    let [agreed] = &service.handshakes[..] else { panic!("{service:#?}") };
+    assert_eq!((&*agreed.class, &*agreed.version), ("quic", "1.3"), "{service:#?}");
+    assert_eq!(agreed.group, "secp256r1", "{service:#?}");
+    assert_eq!(service.server_names.names[0].0, "bulkhead.test", "{service:#?}");
+    assert_eq!(service.alpn.names[0].0, "bulkhead-echo", "{service:#?}");
+    assert!(service.ja4.names[0].0.starts_with("q13d"), "{service:#?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bulkhead_abi::{App, Class, Conversation, Demand, Inspection, Protocol};
 use bulkhead_core::inspect::{self, datagram, stream};
-use bulkhead_detect::hello::{Handshake, Summary, Transport};
+use bulkhead_detect::hello::{Handshake, Summary};
 use bulkhead_detect::http2;
 
 use super::packet::{Packet, Tcp};
@@ -20,6 +20,8 @@ use super::segments::Segments;
 const OPEN: usize = 100_000;
 /// Bytes of each direction's opening that are read, as the agent does.
 const OPENING: usize = 4096;
+/// Datagrams of each direction that are kept for what they say of a handshake.
+const DATAGRAMS: usize = 12;
 /// A UDP conversation that was silent for so long is over.
 const SILENCE: Duration = Duration::from_secs(120);
 
@@ -43,7 +45,7 @@ impl<'a> Flows<'a> {
 
     /// Takes a packet.
     pub(super) fn packet(&mut self, packet: &Packet<'_>, time: Duration) {
-        if !matches!(packet.protocol.0, 6 | 17 | 50 | 51) {
+        if packet.protocol != Protocol::TCP && !inspect::is_looked_at(packet.protocol) {
             return;
         }
         let (low, high) = (packet.src.min(packet.dst), packet.src.max(packet.dst));
@@ -99,7 +101,8 @@ enum State {
     Stream(Box<Stream>),
     Datagrams {
         conversation: Conversation,
-        heard: [Vec<u8>; 2],
+        /// What may be of a handshake.
+        heard: [Vec<Vec<u8>>; 2],
     },
     /// The IP protocol says all.
     Plain(Class),
@@ -125,7 +128,10 @@ impl Flow {
                 conversation: inspect::conversation(Demand::OFF),
                 heard: Default::default(),
             },
-            None => State::Plain(inspect::class_of(packet.protocol)),
+            None => {
+                let next = packet.payload.first().copied().unwrap_or(0);
+                State::Plain(inspect::class_of(packet.protocol, next))
+            }
         };
         Self {
             number,
@@ -171,8 +177,7 @@ impl Flow {
                 // Level off: nothing is ever refused.
                 let _ = datagram::datagram(conversation, sender, &packet.payload);
                 if let Some(heard) = heard.get_mut(usize::from(sender)) {
-                    let room = OPENING.saturating_sub(heard.len()).min(packet.payload.len());
-                    heard.extend_from_slice(packet.payload.get(..room).unwrap_or_default());
+                    hear(heard, packet.payload);
                 }
                 (Class::from_code(conversation.class), App::from_code(conversation.app))
             }
@@ -201,8 +206,10 @@ impl Flow {
                 }
                 handshake = stream.handshake();
             }
-            State::Datagrams { heard: [opener, receiver], .. } if self.known.0 == Class::Dtls => {
-                handshake = Some(Handshake::read(opener, receiver, Transport::Dtls));
+            State::Datagrams { heard: [opener, receiver], .. }
+                if matches!(self.known.0, Class::Dtls | Class::Quic) =>
+            {
+                handshake = Some(Handshake::read_datagrams(opener, receiver));
             }
             State::Datagrams { .. } | State::Plain(_) => {}
         }
@@ -216,7 +223,7 @@ impl Flow {
             transport: match self.protocol {
                 Protocol::TCP => "tcp",
                 Protocol::UDP => "udp",
-                Protocol(50) => "esp",
+                Protocol::ESP => "esp",
                 _ => "ah",
             },
             class: class.as_str(),
@@ -230,6 +237,14 @@ impl Flow {
             first_seen: self.begun.as_secs_f64(),
             tls: handshake.filter(|handshake| !handshake.is_empty()).as_ref().map(Summary::from),
         }
+    }
+}
+
+/// Keeps a datagram that looks like one of a handshake: QUIC's with a long header, DTLS' records.
+fn hear(heard: &mut Vec<Vec<u8>>, payload: &[u8]) {
+    let opens = payload.first().is_some_and(|first| first & 0x80 != 0 || matches!(first, 20..=22));
+    if opens && heard.len() < DATAGRAMS {
+        heard.push(payload.get(..OPENING).unwrap_or(payload).to_vec());
     }
 }
 
@@ -290,7 +305,7 @@ impl Stream {
     fn handshake(&self) -> Option<Handshake> {
         let opener = self.opening(0).unwrap_or_default();
         let receiver = self.opening(1).unwrap_or_default();
-        (!opener.is_empty()).then(|| Handshake::read(opener, receiver, Transport::Tcp))
+        (!opener.is_empty()).then(|| Handshake::read(opener, receiver))
     }
 
     /// A direction's bytes from where its TLS began.

@@ -108,6 +108,10 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// DCCP.
     pub const DCCP: Self = Self(33);
+    /// ESP, what IPsec encrypts (RFC 4303).
+    pub const ESP: Self = Self(50);
+    /// AH, what IPsec only signs (RFC 4302).
+    pub const AH: Self = Self(51);
     /// ICMP for IPv6.
     pub const ICMPV6: Self = Self(58);
     /// SCTP.

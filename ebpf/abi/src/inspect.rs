@@ -573,7 +573,8 @@ pub struct Piece {
     pub from: Identity,
     /// The receiver's.
     pub to: Identity,
-    /// Where in its stream the piece begins: bytes since the first byte of the TLS opening.
+    /// Where in its stream the piece begins: bytes since the first byte of the TLS opening. Of datagrams, where
+    /// in the datagram.
     pub offset: u32,
     /// The opener's port.
     pub src_port: u16,
@@ -591,8 +592,8 @@ pub struct Piece {
     pub level: u8,
     /// See [`Demand::floor`].
     pub floor: u8,
-    /// Zero.
-    pub _reserved: [u8; 1],
+    /// Not zero: the rest of the same datagram follows.
+    pub more: u8,
     /// The bytes.
     pub bytes: [u8; Piece::BYTES],
 }
@@ -602,6 +603,8 @@ impl Piece {
     pub const BYTES: usize = 1024;
     /// The most that is told of one direction.
     pub const STREAM_BYTES: u32 = 4096;
+    /// The most that is told of one datagram.
+    pub const DATAGRAM_BYTES: u32 = 2048;
     /// The highest floor ([`Demand::floor`]) that shows to the kernel: one above is enforced by who reads pieces.
     pub const KERNEL_FLOOR: u8 = 3;
 }

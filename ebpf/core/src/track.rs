@@ -49,11 +49,11 @@ pub use tabled::{is_expired, lifetime};
 /// functions that the verifier walks once.
 pub mod parts {
     pub use super::{
-        anomaly, content::content, content::examine, datagram::again as datagram, icmp::icmp_error,
-        inspected::ask, inspected::conclude, inspected::early, inspected::found, inspected::inspect,
-        inspected::settle, listening::listening, owned::owned, pieces::tell, prepare, reading::told,
-        role::proxied, role::role, role::turned, tabled::enter, tabled::tracked, tabled::untracked,
-        telling::account, telling::doomed,
+        anomaly, content::content, content::examine, content::payload, datagram::again as datagram,
+        icmp::icmp_error, inspected::ask, inspected::conclude, inspected::early, inspected::found,
+        inspected::inspect, inspected::settle, listening::listening, owned::owned, pieces::tell, prepare,
+        reading::told, role::proxied, role::role, role::turned, tabled::enter, tabled::tracked,
+        tabled::untracked, telling::account, telling::doomed,
     };
 }
 

@@ -1,7 +1,7 @@
 //! What handshakes say, read out of the recorded openings, whole and cut.
 
 use anyhow::{Context, Result, ensure};
-use bulkhead_detect::hello::{Handshake, Summary, Transport};
+use bulkhead_detect::hello::{Handshake, Summary};
 use bulkhead_tests::corpus::Vector;
 
 /// The bytes of each direction from where TLS begins: the first record of a handshake.
@@ -23,12 +23,28 @@ pub(crate) fn openings(vector: &Vector) -> [Vec<u8>; 2] {
 
 pub(crate) fn handshake(vector: &Vector) -> Handshake {
     let [opener, receiver] = openings(vector);
-    let transport = if vector.transport == "tcp" { Transport::Tcp } else { Transport::Dtls };
-    Handshake::read(&opener, &receiver, transport)
+    read(vector, &opener, &receiver)
+}
+
+/// What these first bytes of its directions say.
+fn read(vector: &Vector, opener: &[u8], receiver: &[u8]) -> Handshake {
+    if vector.transport == "tcp" {
+        return Handshake::read(opener, receiver);
+    }
+    let mut directions = [Vec::new(), Vec::new()];
+    let mut left = [opener, receiver];
+    for segment in &vector.segments {
+        let sender = usize::from(segment.sender);
+        let (datagram, rest) = left[sender].split_at(segment.bytes.len().min(left[sender].len()));
+        directions[sender].extend(Some(datagram.to_vec()).filter(|datagram| !datagram.is_empty()));
+        left[sender] = rest;
+    }
+    let [opener, receiver] = directions;
+    Handshake::read_datagrams(&opener, &receiver)
 }
 
 fn encrypted() -> Result<Vec<Vector>> {
-    let wanted = |vector: &Vector| matches!(vector.truth.class.as_str(), "tls" | "dtls");
+    let wanted = |vector: &Vector| matches!(vector.truth.class.as_str(), "tls" | "dtls" | "quic");
     Ok(super::vectors()?.into_iter().filter(wanted).collect())
 }
 
@@ -87,10 +103,9 @@ fn a_cut_handshake_says_nothing_wrong() -> Result<()> {
     for vector in encrypted()? {
         let [opener, receiver] = openings(&vector);
         let whole = Summary::from(&handshake(&vector));
-        let transport = if vector.transport == "tcp" { Transport::Tcp } else { Transport::Dtls };
         let ends = (0..=opener.len()).map(|end| (end, receiver.len()));
         for (asked, answered) in ends.chain((0..=receiver.len()).map(|end| (opener.len(), end))) {
-            let cut = Summary::from(&Handshake::read(&opener[..asked], &receiver[..answered], transport));
+            let cut = Summary::from(&read(&vector, &opener[..asked], &receiver[..answered]));
             let agrees = |cut: &Option<String>, whole: &Option<String>| cut.is_none() || cut == whole;
             let name = format!("{} cut at {asked} and {answered}", vector.name);
             ensure!(agrees(&cut.version, &whole.version), "{name}: version {:?}", cut.version);

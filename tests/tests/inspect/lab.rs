@@ -13,7 +13,7 @@ pub(crate) const NOTHING: Duration = Duration::from_millis(300);
 pub(crate) struct Lab {
     pub(crate) client: Peer,
     pub(crate) server: Peer,
-    _cgroups: Vec<Cgroup>,
+    cgroups: Vec<Cgroup>,
     pub(crate) pair: Topology,
     pub(crate) root: Cgroup,
     _elsewhere: Option<Cgroup>,
@@ -47,12 +47,17 @@ impl Lab {
         Lab {
             client: Peer::spawn(Some(pair.ns("a").unwrap()), Some(&client)).unwrap(),
             server: Peer::spawn(Some(pair.ns("b").unwrap()), Some(&server)).unwrap(),
-            _cgroups: vec![client, server],
+            cgroups: vec![client, server],
             pair,
             root,
             _elsewhere: elsewhere,
             zones,
         }
+    }
+
+    /// The cgroups of client and server.
+    pub(crate) fn cgroups(&self) -> [&std::path::Path; 2] {
+        [0, 1].map(|at| self.cgroups[at].path())
     }
 
     /// Ports 7000 to 7999 are open, encrypted as `level` says.

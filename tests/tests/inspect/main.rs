@@ -3,12 +3,15 @@
 //! * [`streams`]: TCP, of which not one byte in clear arrives, and both ends hear of it.
 //! * [`order`]: TCP whose segments overtake one another.
 //! * [`reading`]: how many handshakes user space reads at once.
-//! * [`datagrams`]: UDP, of which each datagram is judged.
+//! * [`datagrams`]: UDP, of which each datagram is judged; [`trains`]: also where many are one packet.
+//! * [`enclosed`]: ESP and AH, whose protocol says it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod datagrams;
+mod enclosed;
 mod lab;
 mod order;
 mod reading;
 mod streams;
+mod trains;
 mod wire;

@@ -3,11 +3,11 @@
 use super::certificate::{self, Certificate};
 use super::cipher::{KeyExchange, Strength, Suite};
 use super::client::{self, ClientHello};
-use super::dtls;
 use super::ja4::Transport;
 use super::message::{self, Alert, Spoken, kind};
 use super::names::{Group, GroupKind, Version};
 use super::server::{self, ServerHello};
+use super::{dtls, quic};
 
 /// What was read of a handshake.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -35,13 +35,22 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Reads what the opener and the receiver sent first, of TLS or DTLS.
-    pub fn read(opener: &[u8], receiver: &[u8], transport: Transport) -> Self {
-        let records = match transport {
-            Transport::Tcp => message::records,
-            Transport::Dtls | Transport::Quic => dtls::records,
-        };
-        let (asked, answered) = (records(opener), records(receiver));
+    /// Reads what the opener and the receiver of a TLS stream sent first.
+    pub fn read(opener: &[u8], receiver: &[u8]) -> Self {
+        Self::of(message::records(opener), message::records(receiver), Transport::Tcp)
+    }
+
+    /// Reads the datagrams that the opener and the receiver sent first, of QUIC or DTLS.
+    pub fn read_datagrams(opener: &[Vec<u8>], receiver: &[Vec<u8>]) -> Self {
+        let first = opener.first().or(receiver.first()).and_then(|datagram| datagram.first());
+        if first.is_some_and(|byte| byte & 0x80 != 0) {
+            let [asked, answered] = quic::handshakes(opener, receiver);
+            return Self::of(asked, answered, Transport::Quic);
+        }
+        Self::of(dtls::records(&opener.concat()), dtls::records(&receiver.concat()), Transport::Dtls)
+    }
+
+    fn of(asked: Spoken, answered: Spoken, transport: Transport) -> Self {
         let mut handshake = Self { transport, ..Self::default() };
         handshake.client = message::messages(&asked.before)
             .find(|message| message.kind == kind::CLIENT_HELLO)

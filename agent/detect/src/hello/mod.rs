@@ -1,8 +1,9 @@
 //! The opening of an encrypted flow, read out of the first bytes of both directions: what was offered,
 //! what was chosen, and by which certificate.
 //!
-//! [`Handshake::read`] takes the bytes, [`Reassembly`] gathers them from pieces. Nothing is verified and
-//! nothing decrypted; what is missing, cut or not understood is absent from the result, never guessed.
+//! [`Handshake::read`] takes the bytes of a stream, [`Handshake::read_datagrams`] datagrams, [`Reassembly`]
+//! gathers both from pieces. Nothing is verified, and nothing decrypted but QUIC's first packets, whose keys
+//! everybody can compute; what is missing, cut or not understood is absent from the result, never guessed.
 
 mod bytes;
 mod certificate;
@@ -14,6 +15,7 @@ mod handshake;
 mod ja4;
 mod message;
 mod names;
+mod quic;
 mod reassembly;
 mod server;
 mod summary;

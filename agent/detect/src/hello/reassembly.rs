@@ -11,10 +11,11 @@ use bulkhead_abi::inspect::Piece;
 use bulkhead_abi::{Addr, Identity, Protocol};
 
 use super::handshake::Handshake;
-use super::ja4::Transport;
 
 /// Separate ranges of one direction that are kept; a piece beyond is left out.
 const RANGES: usize = 8;
+/// Datagrams of one direction that are kept.
+const DATAGRAMS: usize = 16;
 
 /// What may be kept at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +116,10 @@ struct Direction {
     bytes: Vec<u8>,
     /// Ranges that are there, in order, apart from each other.
     ranges: Vec<(usize, usize)>,
+    /// Instead of both: whole datagrams, as they came.
+    datagrams: Vec<Vec<u8>>,
+    /// A datagram in the making.
+    part: Vec<u8>,
 }
 
 impl Reassembly {
@@ -209,7 +214,7 @@ impl Reassembly {
 
 impl Flow {
     fn size(&self) -> usize {
-        self.directions.iter().map(|direction| direction.bytes.len()).sum()
+        self.directions.iter().map(Direction::size).sum()
     }
 
     fn take(&mut self, piece: &Piece) -> Option<Opening> {
@@ -217,7 +222,13 @@ impl Flow {
             return None;
         }
         let bytes = piece.bytes.get(..usize::from(piece.len))?;
-        self.directions.get_mut(usize::from(piece.sender))?.take(usize::try_from(piece.offset).ok()?, bytes);
+        let direction = self.directions.get_mut(usize::from(piece.sender))?;
+        let offset = usize::try_from(piece.offset).ok()?;
+        if self.stream.protocol != Protocol::UDP.0 {
+            direction.take(offset, bytes);
+        } else if !direction.take_part(offset, bytes, piece.more != 0) {
+            return None;
+        }
         let handshake = self.read();
         if handshake.settled {
             return self.tell(handshake, Stage::Settled);
@@ -249,9 +260,10 @@ impl Flow {
 
     fn read(&self) -> Handshake {
         let [opener, receiver] = &self.directions;
-        let datagrams = self.stream.protocol == Protocol::UDP.0;
-        let transport = if datagrams { Transport::Dtls } else { Transport::Tcp };
-        Handshake::read(opener.prefix(), receiver.prefix(), transport)
+        if self.stream.protocol == Protocol::UDP.0 {
+            return Handshake::read_datagrams(&opener.datagrams, &receiver.datagrams);
+        }
+        Handshake::read(opener.prefix(), receiver.prefix())
     }
 }
 
@@ -262,6 +274,28 @@ impl Direction {
             Some((0, end)) => self.bytes.get(..*end).unwrap_or_default(),
             _ => &[],
         }
+    }
+
+    fn size(&self) -> usize {
+        let whole: usize = self.datagrams.iter().map(Vec::len).sum();
+        self.bytes.len() + self.part.len() + whole
+    }
+
+    /// Takes a part of a datagram, whose parts come one behind the other; whether it is whole now.
+    fn take_part(&mut self, offset: usize, bytes: &[u8], more: bool) -> bool {
+        if offset == 0 {
+            self.part.clear();
+        }
+        let longest = usize::try_from(Piece::DATAGRAM_BYTES).unwrap_or(0);
+        if offset != self.part.len() || offset + bytes.len() > longest || self.datagrams.len() >= DATAGRAMS {
+            self.part.clear();
+            return false;
+        }
+        self.part.extend_from_slice(bytes);
+        if !more {
+            self.datagrams.push(std::mem::take(&mut self.part));
+        }
+        !more
     }
 
     fn take(&mut self, offset: usize, bytes: &[u8]) {

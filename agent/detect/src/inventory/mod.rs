@@ -12,10 +12,10 @@ mod view;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bulkhead_abi::{App, Class, Protocol};
+use bulkhead_abi::{App, Class};
 use serde::{Deserialize, Serialize};
 
-use crate::hello::{CertificateSummary, Handshake, Summary};
+use crate::hello::{CertificateSummary, Handshake, Summary, Transport};
 
 pub use csv::{COLUMNS, csv};
 pub use known::{Known, Seen};
@@ -107,7 +107,11 @@ impl Inventory {
 
     /// A handshake with `service` was read; `app` is the protocol whose STARTTLS dialogue led to it.
     pub fn handshake(&mut self, service: Service, app: App, handshake: &Handshake, now: u64) {
-        let class = if service.protocol == Protocol::UDP.0 { Class::Dtls } else { Class::Tls };
+        let class = match handshake.transport {
+            Transport::Tcp => Class::Tls,
+            Transport::Dtls => Class::Dtls,
+            Transport::Quic => Class::Quic,
+        };
         let summary = Summary::from(handshake);
         let entry = self.services.at(service, now);
         let unknown = || "unknown".to_owned();

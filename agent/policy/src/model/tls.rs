@@ -34,13 +34,10 @@ pub const fn spoken_over(protocol: Protocol) -> Option<Accept> {
     match protocol {
         Protocol::TCP => Some(Accept(!(DATAGRAMS | Accept::UNKNOWN.0))),
         Protocol::UDP => Some(Accept(DATAGRAMS)),
-        Protocol(ESP) => Some(Accept::IPSEC),
+        Protocol::ESP => Some(Accept::IPSEC),
         _ => None,
     }
 }
-
-/// ESP's protocol number (RFC 4303).
-const ESP: u8 = 50;
 
 /// A demand in one line, as a rule's text has it: `require`, `require 1.2`,
 /// `require tls,starttls/smtp floor 1.2 unknown allow`, `mutual local attest`. Different demands read

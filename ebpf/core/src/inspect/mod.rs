@@ -376,14 +376,24 @@ pub const fn is_settled(phase: u8) -> bool {
     matches!(phase, Inspection::FOLLOWING | Inspection::DONE | Inspection::REFUSED)
 }
 
-/// The class of everything that an IP protocol carries, where the protocol alone tells: ESP and AH
-/// (RFC 4303, RFC 4302).
+/// The class of a packet whose IP protocol alone tells it, and whose header begins with the byte `next`.
+///
+/// ESP is encrypted (RFC 4303): which cipher was agreed on, if any (RFC 2410), stands in no packet. AH is not
+/// (RFC 4302): it shows who sent a packet, and leaves the packet in clear; what it carries is the first byte of
+/// its header, and that may be ESP.
 #[inline(always)]
-pub const fn class_of(protocol: Protocol) -> Class {
-    match protocol.0 {
-        50 | 51 => Class::Ipsec,
+pub const fn class_of(protocol: Protocol, next: u8) -> Class {
+    match (protocol, next) {
+        (Protocol::ESP, _) | (Protocol::AH, 50) => Class::Ipsec,
+        (Protocol::AH, _) => Class::Clear,
         _ => Class::Unknown,
     }
+}
+
+/// Whether the bytes of a packet that is no stream's are looked at.
+#[inline(always)]
+pub const fn is_looked_at(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::UDP | Protocol::ESP | Protocol::AH)
 }
 
 /// The state of a UDP flow of which nothing is known but what its rule wants.

@@ -20,11 +20,11 @@ use crate::{
     report::Content,
 };
 
-/// Looks at a datagram whose flow was just judged.
+/// Looks at a datagram whose flow was just judged, or at a packet whose IP protocol tells how it is encrypted.
 #[inline(always)]
 pub(super) fn after<H: Hook>(hook: &H, state: &State, judged: Judged) -> Judged {
     let passes = matches!(judged.outcome, Outcome::Verdict(verdict) if verdict.passes());
-    if !passes || state.kind != Kind::Datagram || state.protocol != Protocol::UDP {
+    if !passes || state.kind != Kind::Datagram || !inspect::is_looked_at(state.protocol) {
         return judged;
     }
     match hook.on_content(state) {
@@ -72,15 +72,19 @@ fn look<H: Hook>(hook: &H, state: &State, known: &Known, read: &mut Datagrams) -
     if read.reading.settled != 0 && read.reading.asked == state.control.generation {
         return Verdict::Allow;
     }
-    match hook.on_examine(state, known, read) {
+    let verdict = match hook.on_examine(state, known, read) {
         Finding::Passes => Verdict::Allow,
         Finding::Held => Verdict::Deny,
         finding => {
-            let Datagrams { reading, conversation } = read;
+            let Datagrams { reading, conversation } = &*read;
             let content = Content { class: conversation.class, app: conversation.app, level: reading.level };
             hook.on_told(state, known, content, finding)
         }
+    };
+    if verdict != Verdict::Deny && known.elsewhere == 0 && datagram::may_be_told(&read.conversation) {
+        hook.on_opening(state, known, read);
     }
+    verdict
 }
 
 /// Reads a datagram.
@@ -95,13 +99,19 @@ pub fn examine<H: Hook>(hook: &H, state: &State, known: &Known, read: &mut Datag
         return Finding::Passes;
     }
     if ruling == Ruling::Pass {
-        let leaves = u8::from(state.leaves());
-        let sender = u8::from(known.opener != leaves);
-        ruling = hook.on_payload(payload(hook, state), conversation, sender);
+        ruling = if state.protocol == Protocol::UDP {
+            let leaves = u8::from(state.leaves());
+            let sender = u8::from(known.opener != leaves);
+            hook.on_payload(payload(hook, state), conversation, sender)
+        } else {
+            let mut next = [0u8; 1];
+            let _ = hook.load(state.transport, &mut next);
+            datagram::enclosed(conversation, inspect::class_of(state.protocol, next[0]))
+        };
     }
     let strict = Tls::from_code(conversation.level) >= Tls::Require;
     let is_known = inspect::is_settled(conversation.phase);
-    if !strict && is_known {
+    if !strict && is_known && !datagram::may_be_told(conversation) {
         conversation.phase = Inspection::DONE;
     }
     // The end that counts has not seen it yet.
@@ -143,7 +153,7 @@ fn ask<H: Hook>(hook: &H, state: &State, known: &Known, read: &mut Datagrams) ->
 /// Where a UDP datagram's payload stands, and how long it is: of a packet whose header says something
 /// else, all that is there.
 #[inline(always)]
-fn payload<H: Bytes>(hook: &H, state: &State) -> (u32, u32) {
+pub fn payload<H: Bytes>(hook: &H, state: &State) -> (u32, u32) {
     const HEADER: u32 = 8;
     let at = state.transport.saturating_add(HEADER);
     let rest = hook.len().saturating_sub(at);

@@ -446,6 +446,9 @@ pub trait Hook: Tables + Bytes + Report + Sized {
     fn on_examine(&self, state: &State, known: &Known, read: &mut Datagrams) -> Finding {
         parts::examine(self, state, known, read)
     }
+    /// Hands a datagram that may be of an opening to the daemon, or counts its loss.
+    #[inline(always)]
+    fn on_opening(&self, _state: &State, _known: &Known, _read: &mut Datagrams) {}
     /// [`datagram::datagram`] of the payload of `len` bytes at offset `at`.
     #[inline(always)]
     fn on_payload(&self, (at, len): (u32, u32), conversation: &mut Conversation, sender: u8) -> Ruling {

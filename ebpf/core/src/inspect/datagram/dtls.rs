@@ -52,6 +52,13 @@ fn known(version: u8) -> Said {
     Said::Is { class: Class::Dtls, memory: 0, version }
 }
 
+/// Whether a record of a handshake stands here that is in clear: of epoch 0, an alert and the change of cipher
+/// among them.
+#[inline(always)]
+pub(super) fn is_handshake(head: Head) -> bool {
+    begins!(head, b"\x14\xfe", b"\x15\xfe", b"\x16\xfe") && begins!(head.behind(3), b"\0\0")
+}
+
 /// Whether the datagram consists of records.
 #[inline(always)]
 pub(super) fn fits(view: &View, payload: &impl Payload) -> bool {

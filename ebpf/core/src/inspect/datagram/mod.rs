@@ -6,6 +6,7 @@
 mod clear;
 mod dtls;
 mod ipsec;
+mod opening;
 mod quic;
 mod text;
 mod wireguard;
@@ -16,6 +17,8 @@ use super::{
     Payload, Ruling,
     head::{Head, ROOM},
 };
+
+pub use opening::{is_told, may_be_told};
 
 /// The functions behind the methods of [`Readers`].
 pub mod leaves {
@@ -105,6 +108,22 @@ pub fn encrypted(conversation: &mut Conversation, sender: u8, payload: &impl Rea
 #[inline(always)]
 pub fn otherwise(conversation: &mut Conversation, sender: u8, payload: &impl Readers) -> Ruling {
     unclear(conversation, 1 << (sender & 1), clear::look(payload))
+}
+
+/// Rules on a packet whose class its IP protocol tells.
+#[inline(always)]
+pub fn enclosed(conversation: &mut Conversation, class: Class) -> Ruling {
+    match conversation.phase {
+        Inspection::DONE => Ruling::Pass,
+        Inspection::REFUSED => Ruling::Refuse(Reason::from_code(conversation.memory)),
+        _ => is(conversation, class, 0, 0),
+    }
+}
+
+/// There was a datagram that nobody could read: it passes where unread ones do.
+#[inline(always)]
+pub fn unread(conversation: &mut Conversation) -> Ruling {
+    if is_strict(conversation) { refuse(conversation, Reason::Unclassified) } else { Ruling::Pass }
 }
 
 /// A datagram of which the first bytes were read.
@@ -244,8 +263,8 @@ fn is(conversation: &mut Conversation, class: Class, memory: u8, version: u8) ->
     conversation.app = App::Unknown as u8;
     conversation.memory = memory;
     let level = Tls::from_code(conversation.level);
-    conversation.phase =
-        if matches!(level, Tls::Report | Tls::Require) { Inspection::FOLLOWING } else { Inspection::DONE };
+    let follows = matches!(level, Tls::Report | Tls::Require) || opening::is_long(class);
+    conversation.phase = if follows { Inspection::FOLLOWING } else { Inspection::DONE };
     if !is_strict(conversation) {
         return Ruling::Pass;
     }
@@ -315,6 +334,14 @@ fn follow(conversation: &mut Conversation, from: u8, view: &View, payload: &impl
         _ => true,
     };
     if fits {
+        if opening::is_over(conversation, view.head) {
+            opening::end(conversation);
+        }
+        return Ruling::Pass;
+    }
+    if Tls::from_code(conversation.level) == Tls::Off {
+        // Nobody asked more than how it begins.
+        conversation.phase = Inspection::DONE;
         return Ruling::Pass;
     }
     conversation.class = Class::Clear as u8;

@@ -3,7 +3,7 @@
 use bulkhead_abi::Class;
 
 use super::{Said, View};
-use crate::inspect::head::begins;
+use crate::inspect::head::{Head, begins};
 
 /// The least that a datagram with a client's Initial packet measures (RFC 9000, 14.1).
 const INITIAL: u32 = 1200;
@@ -16,15 +16,24 @@ pub(super) fn opening(view: &View) -> Said {
     if view.len < INITIAL || !is_long(view) {
         return Said::Nothing;
     }
-    let kind = (view.head.byte::<0>() >> 4) & 3;
-    let initial = if begins!(view.head.behind(1), b"\x6b\x33\x43\xcf") { 1 } else { 0 };
     let destination = view.head.byte::<5>();
     // 8 bytes at least, so that nobody guesses them (RFC 9000, 7.2).
-    if kind != initial || !(8..=20).contains(&destination) || !is_version(view) {
+    if !is_initial(view.head) || !(8..=20).contains(&destination) || !is_version(view) {
         return Said::Nothing;
     }
     Said::Is { class: Class::Quic, memory: 1, version: 0 }
 }
+
+/// Whether an Initial packet stands here, of what has a long header (RFC 9000, 17.2.2; RFC 9369, 3.2).
+#[inline(always)]
+pub(super) fn is_initial(head: Head) -> bool {
+    let kind = (head.byte::<0>() >> 4) & 3;
+    let initial = if begins!(head.behind(1), b"\x6b\x33\x43\xcf") { 1 } else { 0 };
+    head.byte::<0>() & 0x80 != 0 && kind == initial
+}
+
+/// Who has sent long headers, of what is kept.
+pub(super) const BOTH: u8 = 3;
 
 /// Whether this is a packet of a connection that has begun; `seen` keeps who has sent long headers.
 #[inline(always)]
@@ -35,7 +44,7 @@ pub(super) fn fits(view: &View, seen: &mut u8, from: u8) -> bool {
         return (negotiates && view.len >= 7) || (is_long(view) && is_version(view));
     }
     // The fixed bit may be greased (RFC 9287).
-    *seen == 3 && view.len >= LEAST && !view.is_text()
+    *seen & BOTH == BOTH && view.len >= LEAST && !view.is_text()
 }
 
 /// A long header: its form, and identifiers of a length that there is.
