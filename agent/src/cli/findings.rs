@@ -75,7 +75,7 @@ impl Args {
         let client = super::client(selection)?;
         match self.command {
             Some(Command::Ack(ack)) => return ack.run(&client),
-            Some(Command::Unack(Unack { id })) => return tell(&client, &Request::Unacknowledge(id)),
+            Some(Command::Unack(Unack { id })) => return tell(&client, &Request::Unacknowledge { id }),
             None => {}
         }
         let one = self.id.is_some();

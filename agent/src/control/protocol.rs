@@ -28,8 +28,11 @@ pub enum Request {
     Findings(FindingFilter),
     /// [`Reply::Finding`], as it is then.
     Acknowledge(Acknowledge),
-    /// An acknowledgement is taken back, of the finding with this number.
-    Unacknowledge(String),
+    /// An acknowledgement is taken back; [`Reply::Finding`], as it is then.
+    Unacknowledge {
+        /// Of which finding.
+        id: String,
+    },
     /// [`Reply::Inventory`] for each line that passes the filter.
     Inventory(InventoryFilter),
     /// [`Reply::ProxyConnection`] for each connection that the proxy serves.

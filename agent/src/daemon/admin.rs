@@ -122,7 +122,7 @@ impl Answers for Admin {
                 let finding = acknowledged.map_err(|error| error.to_string())?;
                 Ok(vec![Reply::Finding(Box::new(FindingView::from(&finding)))])
             }
-            Request::Unacknowledge(id) => {
+            Request::Unacknowledge { id } => {
                 let finding = self.findings.unacknowledge(&id).map_err(|error| error.to_string())?;
                 Ok(vec![Reply::Finding(Box::new(FindingView::from(&finding)))])
             }
