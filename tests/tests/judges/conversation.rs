@@ -5,7 +5,7 @@
 //! clear text that nobody knows, so a datagram passes only where its rule lets such pass; one that does not is
 //! counted as refused, and not as one of its flow.
 
-use bulkhead_abi::{Direction, Protocol, Reason, Verdict};
+use bulkhead_abi::{Accept, Direction, Protocol, Reason, Verdict};
 use bulkhead_core::host::wire::{ACK, SYN, Wire};
 use bulkhead_policy::{Endpoint, Flow};
 
@@ -55,6 +55,8 @@ struct Memory {
     /// A packet came back.
     answered: bool,
     denied: bool,
+    /// Under which policy it was told that what it says is not as its rule wants, at opener and receiver.
+    told: [Option<usize>; 2],
 }
 
 /// A packet at an end's hook.
@@ -130,8 +132,15 @@ impl Conversation {
     pub fn expect(&mut self, policy: &Policy, number: usize, step: &Step) -> Expected {
         let mut expected = self.expect_by_verdict(policy, number, step);
         if expected.passes
-            && let Some(refused) = self.refused_for_its_bytes(policy, step.at)
+            && let Some((verdict, refused)) = self.refused_for_its_bytes(policy, step.at)
         {
+            if verdict == Verdict::Audit {
+                let told = self.memory.told[step.at as usize].replace(number) == Some(number);
+                if !told {
+                    expected.counted.insert(0, (refused, true));
+                }
+                return expected;
+            }
             expected.passes = false;
             // What would be denied is told of all the same.
             expected.counted.retain(|(decision, first)| *first && decision.verdict() == Verdict::Audit);
@@ -140,16 +149,29 @@ impl Conversation {
         expected
     }
 
-    /// The refusal of a datagram that passes by its flow's verdict, where the rule wants to know that what
-    /// it says is encrypted. Of TCP nobody reads here: no socket owns it.
-    fn refused_for_its_bytes(&self, policy: &Policy, at: End) -> Option<Decision> {
+    /// The refusal of a datagram, or of an IP protocol that tells how it is encrypted, that passes by its flow's
+    /// verdict, where the rule wants to know that what it says is encrypted. Of TCP nobody reads here: no socket owns it.
+    fn refused_for_its_bytes(&self, policy: &Policy, at: End) -> Option<(Verdict, Decision)> {
         let (_, decision) = self.memory.judged[at as usize].as_ref()?;
         let opener = self.memory.opener?;
-        if self.flow.protocol != Protocol::UDP || decision.is_deferred() {
+        let (class, reason) = match self.flow.protocol {
+            // What its packets carry is nothing that anybody knows.
+            Protocol::UDP => (Accept::UNKNOWN, Reason::Unclassified),
+            Protocol::ESP => (Accept::IPSEC, Reason::WeakEncryption),
+            // Signed, and in clear.
+            Protocol::AH => (Accept::NONE, Reason::ClearText),
+            _ => return None,
+        };
+        if decision.is_deferred() {
             return None;
         }
         let flow = Flow { guarded: at == opener, ..self.opened_by(opener) };
-        policy.refuses_unknown(&flow).then(|| decision.refused(Reason::Unclassified))
+        let verdict = policy.objects(&flow, class)?;
+        // That nothing is known of what is only looked at is no word.
+        let says = verdict == Verdict::Deny || class != Accept::UNKNOWN;
+        let counts_here = self.place != Place::Both || at != opener;
+        (says && (counts_here || verdict == Verdict::Deny))
+            .then(|| (verdict, decision.refused(verdict, reason)))
     }
 
     fn expect_by_verdict(&mut self, policy: &Policy, number: usize, step: &Step) -> Expected {

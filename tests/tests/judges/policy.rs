@@ -36,9 +36,9 @@ impl Decision {
     }
 
     /// What becomes of a flow with this decision whose bytes are not what the rule accepts.
-    pub fn refused(&self, reason: Reason) -> Decision {
+    pub fn refused(&self, verdict: Verdict, reason: Reason) -> Decision {
         let (from, to, ..) = self.label.clone();
-        Decision { label: (from, to, Verdict::Deny, reason), rule: self.rule.clone() }
+        Decision { label: (from, to, verdict, reason), rule: self.rule.clone() }
     }
 
     /// Whether the guard is to decide.
@@ -58,15 +58,21 @@ pub enum Asked {
 }
 
 impl Policy {
-    /// Whether bytes of which nobody can tell whether they are encrypted, as the judges send them, are
-    /// refused in a flow that is allowed.
-    pub fn refuses_unknown(&self, flow: &Flow) -> bool {
+    /// Whether what is of this class is refused in a flow that is allowed; [`Accept::NONE`] is clear text.
+    pub fn refuses(&self, flow: &Flow, class: Accept) -> bool {
+        self.objects(flow, class) == Some(Verdict::Deny)
+    }
+
+    /// What becomes of a flow that is allowed for being of this class: nothing, a denial, or, where nobody
+    /// enforces, a word.
+    pub fn objects(&self, flow: &Flow, class: Accept) -> Option<Verdict> {
         let flow = &Flow { guarded: flow.guarded && self.guarded, ..flow.clone() };
         let (from, to) = (self.party(&flow.from), self.party(&flow.to));
         let demand = oracle::judge_parties(&self.model, &from, &to, flow).tls;
-        demand.level == Tls::Require
-            && !demand.accept.contains(Accept::UNKNOWN)
-            && (self.enforces(&from) || self.enforces(&to))
+        let refused =
+            demand.level == Tls::Require && (class == Accept::NONE || !demand.accept.contains(class));
+        let enforced = self.enforces(&from) || self.enforces(&to);
+        refused.then_some(if enforced { Verdict::Deny } else { Verdict::Audit })
     }
 
     /// What the oracle says, in the order of its own sentences: the worse side decides; of two that say

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_abi::{Addr, LocalAddress, Protocol, Verdict};
+use bulkhead_abi::{Accept, Addr, LocalAddress, Protocol, Verdict};
 use bulkhead_datapath::{Datapath, Features, Options};
 use bulkhead_policy::testing::CGROUPS;
 use bulkhead_policy::{Endpoint, Flow};
@@ -147,12 +147,12 @@ struct Talk {
 impl Talk {
     /// Whether an answer comes: nobody refuses the flow, nor what is said in it.
     fn expected(&self, policy: &Policy) -> bool {
-        self.is_allowed(policy) && !policy.refuses_unknown(&self.flow)
+        self.is_allowed(policy) && !policy.refuses(&self.flow, Accept::UNKNOWN)
     }
 
     /// Whether it is its bytes that are refused.
     fn is_refused(&self, policy: &Policy) -> bool {
-        self.is_allowed(policy) && policy.refuses_unknown(&self.flow)
+        self.is_allowed(policy) && policy.refuses(&self.flow, Accept::UNKNOWN)
     }
 
     fn is_allowed(&self, policy: &Policy) -> bool {
