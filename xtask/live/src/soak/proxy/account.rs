@@ -166,7 +166,8 @@ impl Account {
         let by = if never.iter().any(|word| at_client == *word || at_server == *word) && !any.manner.is_cut()
         {
             None
-        } else if let Some(window) = self.explains(began, ended, early) {
+        } else if let Some(window) = self.explains(began, ended, early, client.is_none() || server.is_none())
+        {
             Some(window.name.to_owned())
         } else if any.manner.is_cut() && !early && at_client != "nobody-told" && at_server != "nobody-told" {
             Some(format!("{:?}", any.manner))
@@ -180,10 +181,12 @@ impl Account {
         *self.cut.entry((by, format!("{at_client} / {at_server}"))).or_default() += 1;
     }
 
-    /// The fault that may have cut a connection that lived from `began` to `ended`.
-    fn explains(&self, began: f64, ended: f64, early: bool) -> Option<&Window> {
+    /// The fault that may have cut a connection that lived from `began` to `ended`, for all that is told of it.
+    fn explains(&self, began: f64, ended: f64, early: bool, untold: bool) -> Option<&Window> {
         self.windows.iter().rev().find(|window| {
-            let lived = began <= window.ended && ended >= window.began;
+            // A program that is killed after its connection has ended may not have told of it yet.
+            let telling = if untold && window.cuts == Cuts::Programs { MAKING } else { 0.0 };
+            let lived = began <= window.ended && ended + telling >= window.began;
             let cuts = match window.cuts {
                 Cuts::None => false,
                 // A connection is made in several steps.
@@ -196,7 +199,7 @@ impl Account {
     }
 }
 
-/// How long a connection may be in the making, in seconds, on a busy machine.
+/// How long a connection may be in the making, or its end be told, in seconds, on a busy machine.
 const MAKING: f64 = 2.0;
 
 fn add(sum: &mut Bytes, bytes: Bytes) {
@@ -232,6 +235,15 @@ mod tests {
             let id = 10 + before as u64;
             account.hear(vec![told(id, true, client.0, 10, client.1), told(id, false, "reset", server, 3)]);
             assert_eq!(account.wrong.len(), before + 1, "{client:?}");
+        }
+        // Ended well, and killed before it could say so: no other fault excuses that one end tells nothing.
+        for (cuts, wrong) in [(Cuts::All, 1), (Cuts::Programs, 0)] {
+            let mut account = Account::default();
+            account.hear(vec![told(60, true, "clean", 10, 20)]);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            account.begin("fault", cuts);
+            account.close();
+            assert_eq!(account.wrong.len(), wrong, "{cuts:?}");
         }
         // One end only: its other end was never reached, which needs a reason once the fault is over.
         account.end();
