@@ -5,11 +5,12 @@ mod power;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead::control::Request;
 use bulkhead::control::protocol::{Acknowledge, FindingFilter, FindingView};
-use bulkhead_tests::harness::{Agent, Cgroup, Kind, Peer, Setup, Topology, wait_until};
+use bulkhead_tests::harness::packet::{Ip, Tcp, flags};
+use bulkhead_tests::harness::{Agent, Cgroup, Dial, Kind, Peer, Setup, Topology, wait_until};
 use bulkhead_tests::require_agent;
 use power::at;
 
@@ -76,6 +77,53 @@ impl Lab {
         let line = page.lines().find(|line| line.starts_with(name))?;
         line.rsplit_once(' ')?.1.parse().ok()
     }
+}
+
+/// From another machine, where no agent looks at what leaves: 300 requests a second for a connection, from
+/// addresses that never answer, and beside them connections of programs that mean it.
+#[test]
+fn requests_that_nobody_goes_on_with_are_a_flood_and_short_connections_are_not() {
+    require_agent!();
+    let net = Topology::flat(&[("web", &["10.63.1.1/24"]), ("db", &["10.63.2.2/24"])]).unwrap();
+    let node = Cgroup::new("node").unwrap();
+    let agent = Agent::prepare(&node, &POLICY.replace("udp/7001", "tcp/7002")).start().unwrap();
+    let web = Peer::spawn(Some(net.ns("web").unwrap()), None).unwrap();
+    let db = Peer::spawn(Some(net.ns("db").unwrap()), Some(&node)).unwrap();
+    let echo = db.tcp_echo(at(SERVER, 7002)).unwrap();
+    let floods = || {
+        let filter = FindingFilter { kind: Some("syn-flood".to_owned()), ..FindingFilter::default() };
+        agent.findings(filter).unwrap()
+    };
+    let connect = || {
+        let connection = web.connect(&Dial::tcp(echo.local)).unwrap();
+        web.send(&connection, b"hello", None).unwrap();
+        assert_eq!(web.recv(&connection, SOON).unwrap().0, b"hello");
+        web.close(&connection).unwrap();
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        connect();
+    }
+    assert_eq!(floods(), [], "each is answered and ends");
+
+    let raw = web.raw(false).unwrap();
+    let (mut sent, begun) = (0u32, Instant::now());
+    wait_until(SOON, "the flood is found", || {
+        for _ in 0..30 {
+            let [.., high, low] = sent.to_be_bytes();
+            let src = format!("10.63.1.{}", 100 + sent % 100);
+            let header = Tcp { flags: flags::SYN, seq: sent, ..Tcp::default() };
+            let syn = Ip::new(&src, SERVER).tcp(u16::from_be_bytes([high | 0x80, low]), 7002, header, b"");
+            let _ = web.send(&raw, &syn, Some(at(SERVER, 0)));
+            sent += 1;
+        }
+        std::thread::sleep((begun + Duration::from_millis(u64::from(sent) * 10 / 3)) - Instant::now());
+        !floods().is_empty()
+    })
+    .unwrap();
+    let flood = &floods()[0];
+    assert_eq!((&*flood.severity, &*flood.state), ("high", "open"), "{flood:?}");
+    assert!(sent > 1000, "200 a second, for some seconds: {sent}");
 }
 
 #[test]

@@ -170,6 +170,7 @@ pub(super) fn start(config: Config) -> Result<Daemon, RunError> {
         reader: reader.clone(),
         shared: Arc::clone(&shared),
         tamper: Arc::clone(&tamper),
+        places: places.clone(),
     };
     let journal = Journal::new(config.findings.log.clone());
     let watch_findings = findings::Watch::start(desk.clone(), sources, journal, store)

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use bulkhead_abi::names::Loss;
 use bulkhead_abi::{Counter, CounterKey, Reason, Verdict};
@@ -19,7 +20,8 @@ pub(super) struct Seen {
     counters: Option<BTreeMap<CounterKey, Counter>>,
     losses: Option<BTreeMap<&'static str, u64>>,
     tampering: BTreeMap<(&'static str, String, &'static str, &'static str), u64>,
-    backlog: Option<[u64; 2]>,
+    /// By namespace: SYN cookies sent, requests that a listener had no room for.
+    backlog: BTreeMap<PathBuf, [u64; 2]>,
 }
 
 impl Seen {
@@ -84,16 +86,27 @@ impl Seen {
         seen
     }
 
-    /// What this host's TCP had to do for want of room, by its own counters.
-    pub(super) fn backlog(&mut self) -> Option<Observation> {
-        let text = fs::read_to_string("/proc/self/net/netstat").ok()?;
-        let now = [tcp_ext(&text, "SyncookiesSent")?, tcp_ext(&text, "ListenOverflows")?];
-        let [cookies, overflows] = now;
-        let [old_cookies, old_overflows] = self.backlog.replace(now)?;
-        let (cookies, overflows) =
-            (cookies.saturating_sub(old_cookies), overflows.saturating_sub(old_overflows));
+    /// What TCP had to do for want of room, by its own counters, in this namespace and those of `workloads`, of
+    /// which one process each is named. What a namespace had counted when it was first seen is no news.
+    pub(super) fn backlog(&mut self, workloads: impl Iterator<Item = u32>) -> Option<Observation> {
+        let processes = workloads.map(|pid| pid.to_string()).chain(["self".to_owned()]);
+        let now: BTreeMap<_, _> = processes.filter_map(|process| backlog_of(&process)).collect();
+        let (mut cookies, mut overflows) = (0, 0);
+        for (namespace, [sent, dropped]) in &now {
+            let [old_sent, old_dropped] = self.backlog.get(namespace).copied().unwrap_or([*sent, *dropped]);
+            cookies += sent.saturating_sub(old_sent);
+            overflows += dropped.saturating_sub(old_dropped);
+        }
+        self.backlog = now;
         (cookies + overflows > 0).then_some(Observation::Backlog { cookies, overflows })
     }
+}
+
+/// The namespace of a process, and its counters; `None` when the process has gone.
+fn backlog_of(process: &str) -> Option<(PathBuf, [u64; 2])> {
+    let namespace = fs::read_link(format!("/proc/{process}/ns/net")).ok()?;
+    let text = fs::read_to_string(format!("/proc/{process}/net/netstat")).ok()?;
+    Some((namespace, [tcp_ext(&text, "SyncookiesSent")?, tcp_ext(&text, "ListenDrops")?]))
 }
 
 /// A number out of the text of `/proc/net/netstat`: a line of names, a line of numbers.
@@ -148,9 +161,9 @@ mod tests {
 
     #[test]
     fn netstat_is_read_by_name() {
-        let text = "TcpExt: SyncookiesSent ListenOverflows\nTcpExt: 3 4\nIpExt: A\nIpExt: 1\n";
-        assert_eq!((tcp_ext(text, "ListenOverflows"), tcp_ext(text, "A")), (Some(4), None));
+        let text = "TcpExt: SyncookiesSent ListenDrops\nTcpExt: 3 4\nIpExt: A\nIpExt: 1\n";
+        assert_eq!((tcp_ext(text, "ListenDrops"), tcp_ext(text, "A")), (Some(4), None));
         let real = fs::read_to_string("/proc/self/net/netstat").unwrap();
-        assert!(tcp_ext(&real, "SyncookiesSent").is_some() && tcp_ext(&real, "ListenOverflows").is_some());
+        assert!(tcp_ext(&real, "SyncookiesSent").is_some() && tcp_ext(&real, "ListenDrops").is_some());
     }
 }

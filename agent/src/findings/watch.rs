@@ -11,6 +11,7 @@ use super::counters::Seen;
 use super::{Desk, Journal};
 use crate::daemon::snapshot::Shared;
 use crate::datapath::Reader;
+use crate::proxy::places::Places;
 use crate::store::Store;
 use crate::tamper::Record;
 
@@ -34,6 +35,8 @@ pub struct Sources {
     pub shared: Arc<Shared>,
     /// What was done to the agent's kernel objects.
     pub tamper: Arc<Record>,
+    /// The namespaces whose listeners may be flooded.
+    pub places: Places,
 }
 
 /// The thread; when this is dropped it saves and ends.
@@ -100,7 +103,7 @@ struct Round {
 
 impl Round {
     fn look(&mut self) {
-        let Sources { reader, shared, tamper } = &self.sources;
+        let Sources { reader, shared, tamper, places } = &self.sources;
         let mut seen = self.seen.tampered(tamper.findings());
         match reader.counters() {
             Ok(rows) => seen.extend(self.seen.counted(&rows, &shared.snapshot().labels)),
@@ -110,7 +113,7 @@ impl Round {
             Ok(rows) => seen.extend(self.seen.lost(&rows)),
             Err(error) => tracing::debug!(%error, "the losses cannot be read for findings"),
         }
-        seen.extend(self.seen.backlog());
+        seen.extend(self.seen.backlog(places.watch().borrow().values().map(|place| place.pid)));
         self.desk.observe_all(&seen);
     }
 

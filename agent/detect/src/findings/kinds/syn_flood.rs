@@ -1,8 +1,9 @@
 //! Connections that are begun and never made.
 //!
 //! Two signs, both counted by the kernel. On an edge: very many flows of hardly more than one small packet
-//! each, which nothing that does work looks like. On the node: its TCP sends SYN cookies, or drops what
-//! its listeners have no room for. A flood of single small datagrams looks the same and is worth the
+//! each, which nothing that does work looks like. On the node, in any namespace that a workload lives in:
+//! its TCP sends SYN cookies, or drops what its listeners have no room for; a flood that is answered, and whose
+//! answers are sent again, shows only so. A flood of single small datagrams looks the same and is worth the
 //! same word.
 
 use std::collections::HashMap;
@@ -58,7 +59,7 @@ impl Machine for SynFlood {
                 if now >= limit(BACKLOG, open) && cookies.saturating_add(*overflows) > 0 {
                     let count = if open { cookies.saturating_add(*overflows) } else { now as u64 };
                     ledger.raise(at, key, Severity::High, count, || {
-                        Evidence::new().with("syn-cookies", cookies).with("listener-overflows", overflows)
+                        Evidence::new().with("syn-cookies", cookies).with("listener-drops", overflows)
                     });
                 }
             }
