@@ -284,11 +284,7 @@ impl<N: Node> Carried<N> {
     /// Carries its bytes until the end.
     async fn carry(mut self: Box<Self>) {
         let end = self.relay().await;
-        relay::tell(&mut self.stream, &end);
-        if !end.resets() {
-            socket::finish(self.program);
-        }
-        self.entry.close(end);
+        relay::finish(self.program, self.stream, self.entry, end);
     }
 
     async fn relay(&mut self) -> End {

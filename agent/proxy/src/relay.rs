@@ -16,6 +16,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::books::{Direction, Entry};
 use crate::end::{self, End, Outcome};
+use crate::socket;
 
 /// A stream of a tunnel, both ways.
 pub(crate) struct Stream {
@@ -115,12 +116,16 @@ async fn lost(program: &WriteHalf<'_>) -> Broken {
     }
 }
 
-/// Tells the other proxy how it ended, where that has not been told by the bytes themselves.
-pub(crate) fn tell(stream: &mut Stream, end: &End) {
+/// Ends both sides as `end` says, where the bytes themselves have not told it, and closes its entry in the books.
+pub(crate) fn finish(program: TcpStream, mut stream: Stream, entry: Entry, end: End) {
     if end.resets() {
-        // What the program's reset becomes on the other side (RFC 9113, section 8.5).
+        // What the program's reset becomes on the other side (RFC 9113, section 8.5). The program's socket is
+        // held so that it is reset when it is dropped.
         stream.send.send_reset(Reason::CONNECT_ERROR);
+    } else {
+        socket::finish(program);
     }
+    entry.close(end);
 }
 
 async fn to_tunnel(

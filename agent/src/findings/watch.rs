@@ -113,7 +113,9 @@ impl Round {
             Ok(rows) => seen.extend(self.seen.lost(&rows)),
             Err(error) => tracing::debug!(%error, "the losses cannot be read for findings"),
         }
-        seen.extend(self.seen.backlog(places.watch().borrow().values().map(|place| place.pid)));
+        // Not while they are held: who finds them does not wait for this thread's reading.
+        let inside: Vec<u32> = places.watch().borrow().values().map(|place| place.pid).collect();
+        seen.extend(self.seen.backlog(inside.into_iter()));
         self.desk.observe_all(&seen);
     }
 
