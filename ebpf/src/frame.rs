@@ -243,6 +243,11 @@ impl Guard for Frame {
     }
 
     #[inline(always)]
+    fn handed(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        Place::found(keyed::flow(key))
+    }
+
+    #[inline(always)]
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
         // SAFETY: null or plain bytes, copied at once; the value carries its key.
         unsafe { keyed::fragment(key).as_ref() }.copied()
@@ -287,6 +292,31 @@ impl Guard for Frame {
     }
 
     #[inline(always)]
+    fn on_reply(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::guard_reply(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_speaks(&self, state: &State) -> bool {
+        leaf::guard_speaks(self.skb, state) != 0
+    }
+
+    #[inline(always)]
+    fn on_answered(&self, state: &mut State) -> Outcome {
+        Outcome::from_code(leaf::guard_answered(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_quoted(&self, state: &mut State) -> bool {
+        leaf::guard_quoted(self.skb, state) != 0
+    }
+
+    #[inline(always)]
+    fn on_said(&self, state: &State) -> Outcome {
+        Outcome::from_code(leaf::guard_said(self.skb, state))
+    }
+
+    #[inline(always)]
     fn on_packet_socket(&self, state: &State) -> Verdict {
         Verdict::from_code(leaf::guard_packet_socket(self.skb, state) as u8)
     }
@@ -299,6 +329,11 @@ impl Guard for Frame {
     #[inline(always)]
     fn on_later_fragment(&self, later: &FirstFragment) -> Outcome {
         Outcome::from_code(leaf::guard_later_fragment(self.skb, later))
+    }
+
+    #[inline(always)]
+    fn on_later_answer(&self, later: &FirstFragment) -> Outcome {
+        Outcome::from_code(leaf::guard_later_answer(self.skb, later))
     }
 
     #[inline(always)]

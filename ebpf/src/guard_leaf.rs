@@ -50,6 +50,53 @@ pub extern "C" fn guard_enter(skb: *mut __sk_buff, state: *const State) -> u32 {
     with(skb, state, |guard, state| parts::enter(guard, state) as u32)
 }
 
+/// [`parts::reply`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_reply(skb: *mut __sk_buff, state: *const State) -> u32 {
+    with(skb, state, |guard, state| parts::reply(guard, state).to_code())
+}
+
+/// [`parts::speaks`]; not 0: it may be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_speaks(skb: *mut __sk_buff, state: *const State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_ref() } {
+        Some(state) => u32::from(parts::speaks(&Frame::of(skb), state)),
+        None => 0,
+    }
+}
+
+/// [`parts::answered`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_answered(skb: *mut __sk_buff, state: *mut State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_mut() } {
+        Some(state) => parts::answered(&Frame::measured(skb), state).to_code(),
+        None => Verdict::Deny as u32,
+    }
+}
+
+/// [`parts::quoted`]; not 0: it was read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_quoted(skb: *mut __sk_buff, state: *mut State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_mut() } {
+        Some(state) => u32::from(parts::quoted(&Frame::measured(skb), state)),
+        None => 0,
+    }
+}
+
+/// [`parts::said`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_said(skb: *mut __sk_buff, state: *const State) -> u32 {
+    measured(skb, state, |guard, state| parts::said(guard, state).to_code())
+}
+
 /// [`parts::packet_socket`]; a verdict's code.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -79,6 +126,19 @@ pub extern "C" fn guard_later_fragment(skb: *mut __sk_buff, later: *const FirstF
     // SAFETY: null or, by the verifier's word, a whole value.
     match unsafe { later.as_ref() } {
         Some(later) => parts::later_fragment(&Frame::measured(skb), later).to_code(),
+        None => Verdict::Deny as u32,
+    }
+}
+
+/// [`parts::later_answer`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_later_answer(skb: *mut __sk_buff, later: *const FirstFragment) -> u32 {
+    // An argument without use would be left out by the compiler, while the verifier goes by the declaration.
+    let _ = opaque(skb.addr() as u64);
+    // SAFETY: null or, by the verifier's word, a whole value.
+    match unsafe { later.as_ref() } {
+        Some(later) => parts::later_answer(&Frame::of(skb), later).to_code(),
         None => Verdict::Deny as u32,
     }
 }

@@ -257,6 +257,9 @@ impl Agent {
         command.arg("--cgroup-root").arg(&self.setup.root);
         command.arg("--run-dir").arg(self.dir.path().join("run"));
         command.arg("--pin-dir").arg(&self.setup.pins);
+        if let Some(name) = &self.setup.name {
+            command.arg("--instance").arg(name);
+        }
         command
     }
 
@@ -264,6 +267,7 @@ impl Agent {
     fn instance(&self) -> Result<String> {
         let config = bulkhead::config::Config {
             cgroup_root: Some(self.setup.root.clone()),
+            name: self.setup.name.clone(),
             ..bulkhead::config::Config::default()
         };
         Ok(bulkhead::instance::Instance::new(&config, &super::cgroup::mount()?)?.name)

@@ -191,6 +191,12 @@ impl Peer {
         self.begin_ping(to, None, false, 1, timeout).wait()
     }
 
+    /// The same with so many bytes of payload.
+    pub fn ping_of(&self, to: std::net::IpAddr, size: usize, timeout: Duration) -> Called<Exchanged> {
+        let (to, timeout_ms) = (SocketAddr::new(to, 0), millis(timeout));
+        self.call(Call::Ping { to, bind: None, raw: false, count: 1, size, timeout_ms }, timeout)
+    }
+
     /// Begins ICMP echo requests, by a ping socket or (`raw`) by a raw one.
     pub fn begin_ping(
         &self,
@@ -203,7 +209,7 @@ impl Peer {
         let all = timeout.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
         let bind = from.map(|address| SocketAddr::new(address, 0));
         let to = SocketAddr::new(to, 0);
-        self.begin(Call::Ping { to, bind, raw, count, timeout_ms: millis(timeout) }, all)
+        self.begin(Call::Ping { to, bind, raw, count, size: 8, timeout_ms: millis(timeout) }, all)
     }
 
     /// Begins to connect as fast as it can for a while, to each target in turn; with `exchange` each

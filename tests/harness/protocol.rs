@@ -88,8 +88,8 @@ pub enum Call {
     Stream { socket: u64, duration_ms: u64, timeout_ms: u64 },
     /// Waits until the socket has an error or its stream ends.
     Ended { socket: u64, timeout_ms: u64 },
-    /// ICMP echo requests, one after the other; the limit is for each.
-    Ping { to: SocketAddr, bind: Option<SocketAddr>, raw: bool, count: u64, timeout_ms: u64 },
+    /// ICMP echo requests of `size` bytes, one after the other; the limit is for each.
+    Ping { to: SocketAddr, bind: Option<SocketAddr>, raw: bool, count: u64, size: usize, timeout_ms: u64 },
     /// Connects as fast as it can, to each target in turn, for a while.
     ConnectLoop {
         kind: Kind,

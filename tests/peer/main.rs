@@ -137,9 +137,9 @@ fn call(sockets: &Sockets, call: Call, started: Instant) -> Result<Answer, Fault
         Call::Ended { socket, timeout_ms } => {
             talk::ended(&*sockets.get(socket)?, after(timeout_ms), started).map(Answer::Ended)
         }
-        Call::Ping { to, bind, raw, count, timeout_ms } => {
+        Call::Ping { to, bind, raw, count, size, timeout_ms } => {
             let limit = Duration::from_millis(timeout_ms);
-            ping::ping(to.ip(), bind.map(|bind| bind.ip()), raw, count, limit).map(Answer::Exchanged)
+            ping::ping(to.ip(), bind.map(|bind| bind.ip()), raw, (count, size), limit).map(Answer::Exchanged)
         }
         Call::ConnectLoop { kind, targets, v6, exchange, duration_ms, timeout_ms } => {
             let (until, limit) = (after(duration_ms), Duration::from_millis(timeout_ms));

@@ -13,12 +13,12 @@ use crate::talk;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// Echo requests, one after the other, each answered within `limit`.
+/// Echo requests, so many of so many bytes, one after the other, each answered within `limit`.
 pub(crate) fn ping(
     to: IpAddr,
     from: Option<IpAddr>,
     raw: bool,
-    count: u64,
+    (count, size): (u64, usize),
     limit: Duration,
 ) -> Result<Exchanged, Fault> {
     let v6 = to.is_ipv6();
@@ -35,7 +35,7 @@ pub(crate) fn ping(
     for number in 0..count {
         let asked = Instant::now();
         let sequence = u16::try_from(number % 65536).unwrap_or_default();
-        let request = echo_request(v6, sequence);
+        let request = echo_request(v6, sequence, size);
         talk::send(&socket, &request, Some(SocketAddr::new(to, 0))).map_err(|fault| fault.after(number))?;
         while !is_reply(
             &receive(&socket, asked + limit).map_err(|fault| fault.after(number))?,
@@ -49,7 +49,7 @@ pub(crate) fn ping(
 }
 
 fn receive(socket: &Socket, deadline: Instant) -> Result<Vec<u8>, Fault> {
-    talk::recv(socket, 2048, deadline).map(|(packet, _)| packet)
+    talk::recv(socket, 1 << 16, deadline).map(|(packet, _)| packet)
 }
 
 /// The identifier of raw requests; ping sockets get theirs from the kernel.
@@ -58,11 +58,11 @@ fn identifier() -> [u8; 2] {
     [high, low]
 }
 
-fn echo_request(v6: bool, sequence: u16) -> Vec<u8> {
+fn echo_request(v6: bool, sequence: u16, size: usize) -> Vec<u8> {
     let mut packet = vec![if v6 { 128 } else { 8 }, 0, 0, 0];
     packet.extend(identifier());
     packet.extend(sequence.to_be_bytes());
-    packet.extend(b"bulkhead");
+    packet.extend(b"bulkhead".iter().cycle().take(size));
     if !v6 {
         // The kernel computes ICMPv6's by itself, which needs the addresses.
         let [high, low] = checksum(&packet).to_be_bytes();

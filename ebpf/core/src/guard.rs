@@ -9,6 +9,7 @@
 //! which the socket layers leave to it. Traffic between endpoints in no zone passes, uncounted. What
 //! cannot be judged is denied to and from zones.
 
+mod answer;
 mod enter;
 mod fragments;
 mod mark;
@@ -36,8 +37,9 @@ pub use transit::Asked;
 /// The parts of the work, each for itself; the kernel makes them functions that the verifier walks once.
 pub mod parts {
     pub use super::{
+        answer::{quoted, reply, said, speaks},
         enter::{enter, packet_socket, stamp},
-        fragments::{first_fragment, later_fragment, read_fragment},
+        fragments::{answered, first_fragment, later_answer, later_fragment, read_fragment},
         refuse,
         transit::{ask, begin, icmp_error, open, transit},
     };
@@ -96,6 +98,8 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     fn new_transit(&self, key: &FlowKey) -> Option<Self::Transit>;
     /// Makes an entry in the socket layers' flow table, with every field zero; `None` when it is full.
     fn new_hand_over(&self, key: &FlowKey) -> Option<Self::Transit>;
+    /// The flow of `key` in the socket layers' table.
+    fn handed(&self, key: &FlowKey) -> Option<Self::Transit>;
     /// What was remembered of a packet's first fragment.
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment>;
     /// Remembers it; false when the table is full.
@@ -123,6 +127,31 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     fn on_enter(&self, state: &State) -> Verdict {
         parts::enter(self, state)
     }
+    /// [`parts::reply`].
+    #[inline(always)]
+    fn on_reply(&self, state: &State) -> Outcome {
+        parts::reply(self, state)
+    }
+    /// [`parts::speaks`].
+    #[inline(always)]
+    fn on_speaks(&self, state: &State) -> bool {
+        parts::speaks(self, state)
+    }
+    /// [`parts::answered`].
+    #[inline(always)]
+    fn on_answered(&self, state: &mut State) -> Outcome {
+        parts::answered(self, state)
+    }
+    /// [`parts::quoted`].
+    #[inline(always)]
+    fn on_quoted(&self, state: &mut State) -> bool {
+        parts::quoted(self, state)
+    }
+    /// [`parts::said`].
+    #[inline(always)]
+    fn on_said(&self, state: &State) -> Outcome {
+        parts::said(self, state)
+    }
     /// [`parts::packet_socket`].
     #[inline(always)]
     fn on_packet_socket(&self, state: &State) -> Verdict {
@@ -137,6 +166,11 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     #[inline(always)]
     fn on_later_fragment(&self, later: &FirstFragment) -> Outcome {
         parts::later_fragment(self, later)
+    }
+    /// [`parts::later_answer`].
+    #[inline(always)]
+    fn on_later_answer(&self, later: &FirstFragment) -> Outcome {
+        parts::later_answer(self, later)
     }
     /// [`parts::first_fragment`].
     #[inline(always)]
@@ -190,7 +224,40 @@ pub fn ingress<G: Guard>(guard: &G) -> Verdict {
         return Verdict::Allow;
     }
     guard.on_prepare(&mut state);
-    guard.on_enter(&state)
+    let verdict = guard.on_enter(&state);
+    if verdict.passes() && is_by_no_socket(guard) {
+        return believe(guard, &mut state, verdict);
+    }
+    verdict
+}
+
+/// Whether the kernel may have made a packet by itself.
+#[inline(always)]
+fn is_by_no_socket<G: Guard>(guard: &G) -> bool {
+    guard.sender() == Sender::None && guard.network() == Network::Ip
+}
+
+/// What comes in by no socket: an answer of the kernel behind the interface, if it may be given, is judged by
+/// that.
+#[inline(always)]
+fn believe<G: Guard>(guard: &G, state: &mut State, verdict: Verdict) -> Verdict {
+    if !guard.on_speaks(state) {
+        return verdict;
+    }
+    let outcome = match state.kind {
+        Kind::Malformed(Reason::Fragment) => guard.on_answered(state),
+        Kind::IcmpError => answer::error(guard, state),
+        _ => answer::answer(guard, state),
+    };
+    match outcome {
+        Outcome::Verdict(answered) => {
+            if answered.passes() {
+                guard.set_mark(Mark::JUDGED);
+            }
+            answered
+        }
+        _ => verdict,
+    }
 }
 
 /// A packet that leaves: towards the workload behind a veth, or to the wire.
@@ -250,9 +317,16 @@ fn judge_flow<G: Guard>(guard: &G, state: &State) -> Outcome {
     if state.kind == Kind::IcmpError {
         return guard.on_icmp_error(state);
     }
-    match guard.on_transit(state) {
+    let outcome = guard.on_transit(state);
+    if outcome != Outcome::Untracked {
+        return outcome;
+    }
+    let may_speak = guard.mark() == Mark::NONE && is_by_no_socket(guard);
+    let answered =
+        if may_speak && guard.on_speaks(state) { answer::answer(guard, state) } else { Outcome::Untracked };
+    match answered {
         Outcome::Untracked => guard.on_open(state),
-        outcome => outcome,
+        answered => answered,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Once;
 use anyhow::Result;
 
 use super::{Agent, PINS, POLICY, inside, sweep_pins};
-use crate::harness::{Cgroup, Ns};
+use crate::harness::{Cgroup, Ns, cgroup, names};
 
 /// How an agent is to be started. See [`Agent::prepare`].
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub struct Setup {
     pub(super) log_level: String,
     pub(super) config: String,
     pub(super) cgroup: Option<PathBuf>,
+    pub(super) name: Option<String>,
 }
 
 impl Setup {
@@ -40,6 +41,7 @@ impl Setup {
             log_level: "debug".to_owned(),
             config: String::new(),
             cgroup: None,
+            name: None,
         }
     }
 
@@ -97,6 +99,15 @@ impl Setup {
     pub fn in_cgroup(mut self, cgroup: &Cgroup) -> Setup {
         self.cgroup = Some(cgroup.path().to_path_buf());
         self
+    }
+
+    /// Lets the agent guard every cgroup of the machine, as it does on an ordinary node: other tests' programs,
+    /// too. The policy must be about addresses and cgroups that nobody else has.
+    pub fn over_everything(mut self) -> Result<Setup> {
+        self.root = cgroup::mount()?;
+        // What it leaves behind, when the test is killed, is found by its name.
+        self.name = Some(names::unique("top"));
+        Ok(self)
     }
 
     /// Starts the agent and waits until it enforces.

@@ -225,7 +225,7 @@ impl Conversation {
         let opener = if answer { from.other() } else { from };
         let decision = self.decide(policy, at, opener);
         let passes = decision.verdict().passes();
-        if passes && answer {
+        if answer && decision.verdict() == Verdict::Allow {
             return Expected::new(passes, None);
         }
         if !policy.is_zoned(&self.flow.from) && !policy.is_zoned(&self.flow.to) {

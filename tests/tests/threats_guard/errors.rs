@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bulkhead_tests::harness::packet::Ip;
-use bulkhead_tests::harness::threat::{DB, DB6, Lab, OUTSIDE, OUTSIDE6, WEB, WEB_AND_DB, WEB6, at, send_raw};
+use bulkhead_tests::harness::threat::{DB, DB6, OUTSIDE, OUTSIDE6, WEB, WEB_AND_DB, WEB6, at, send_raw};
 use bulkhead_tests::harness::{Agent, Dial, Kind, Peer};
 use bulkhead_tests::require_agent;
 
@@ -13,7 +13,7 @@ use crate::lab::{OPEN, guarding, lab};
 const LONG: Duration = Duration::from_secs(10);
 
 /// More than fits by the wire, and less than fits by the way to it.
-const SMALL: usize = 1300;
+pub(crate) const SMALL: usize = 1300;
 
 /// Whether `peer` gets, by the wire, an error that quotes `what` when it does this.
 fn hears(peer: &Peer, what: &[u8], does: impl FnOnce()) -> bool {
@@ -24,39 +24,47 @@ fn hears(peer: &Peer, what: &[u8], does: impl FnOnce()) -> bool {
     heard.is_ok()
 }
 
+/// A client, a machine beyond the router, and their addresses and that of another client, of both families.
+pub(crate) struct Ways<'a> {
+    pub(crate) web: &'a Peer,
+    pub(crate) outside: &'a Peer,
+    pub(crate) addresses: [[&'a str; 3]; 2],
+}
+
 /// What is not heard of all that a router has to say; `round` keeps what is quoted, and what is remembered of
 /// paths, apart.
-fn unheard(lab: &Lab, round: u8) -> Vec<String> {
+pub(crate) fn unheard(ways: &Ways<'_>, round: u8) -> Vec<String> {
     let mut missing = Vec::new();
     let mut expect = |what: String, heard: bool| missing.extend((!heard).then_some(what));
-    for v6 in [false, true] {
-        let (web, db, outside) = if v6 { (WEB6, DB6, OUTSIDE6) } else { (WEB, DB, OUTSIDE) };
+    let Ways { web: client, outside: machine, addresses } = *ways;
+    for [web, db, outside] in addresses {
+        let v6 = web.contains(':');
         let far = format!("{}{round}", outside.trim_end_matches('1'));
         let expired = |from: &Peer, src: &str, dst: &str| {
             let mark = format!("hop limit, round {round} from {src}");
             let packet = Ip::new(src, dst).hops(1).udp(4000, OPEN, mark.as_bytes());
             hears(from, mark.as_bytes(), || send_raw(from, &[packet]).unwrap())
         };
-        expect(format!("{web}: the hop limit is over"), expired(&lab.web, web, &far));
-        expect(format!("{outside}: the hop limit is over"), expired(&lab.outside, outside, db));
+        expect(format!("{web}: the hop limit is over"), expired(client, web, &far));
+        expect(format!("{outside}: the hop limit is over"), expired(machine, outside, db));
         let mut large = format!("too large, round {round}").into_bytes();
         let mark = large.clone();
         large.resize(SMALL + 50, b'.');
-        let socket = lab.web.open(Kind::Udp, None, v6).unwrap();
-        let heard = hears(&lab.web, &mark, || {
-            lab.web.send(&socket, &large, Some(at(&far, OPEN))).unwrap();
+        let socket = client.open(Kind::Udp, None, v6).unwrap();
+        let heard = hears(client, &mark, || {
+            client.send(&socket, &large, Some(at(&far, OPEN))).unwrap();
         });
         expect(format!("{web}: too large for the way to {far}"), heard);
-        lab.web.close(&socket).unwrap();
+        client.close(&socket).unwrap();
         // And who hears it gets through: a stream that nobody tells stands still.
         let farther = format!("{}{}", outside.trim_end_matches('1'), round + 100);
         let (any, port) = if v6 { ("::", OPEN + 1) } else { ("0.0.0.0", OPEN) };
-        let server = lab.outside.tcp_echo(at(any, port)).unwrap();
-        let stream = lab.web.connect(&Dial::tcp(at(&farther, port))).unwrap();
-        let through = lab.web.begin_exchange(&stream, None, 1, 1 << 14, LONG * 3).wait();
+        let server = machine.tcp_echo(at(any, port)).unwrap();
+        let stream = client.connect(&Dial::tcp(at(&farther, port))).unwrap();
+        let through = client.begin_exchange(&stream, None, 1, 1 << 14, LONG * 3).wait();
         expect(format!("{web}: a stream to {farther}: {through:?}"), through.is_ok());
-        lab.web.reset(&stream).unwrap();
-        lab.outside.close(&server).unwrap();
+        client.reset(&stream).unwrap();
+        machine.close(&server).unwrap();
     }
     missing
 }
@@ -66,7 +74,9 @@ fn row_10_what_a_router_says_of_packets_that_it_dropped_is_heard() {
     require_agent!();
     let lab = lab();
     lab.node().unwrap().ip(&format!("link set port2 mtu {SMALL}")).unwrap();
-    assert_eq!(unheard(&lab, 20), Vec::<String>::new(), "agent off");
+    let addresses = [[WEB, DB, OUTSIDE], [WEB6, DB6, OUTSIDE6]];
+    let ways = Ways { web: &lab.web, outside: &lab.outside, addresses };
+    assert_eq!(unheard(&ways, 20), Vec::<String>::new(), "agent off");
     // Both ends are in zones, and each may open to the other what is tried.
     let ports = format!("ports = [\"udp/{OPEN}\", \"tcp/{OPEN}-{last}\"]\n", last = OPEN + 1);
     let policy = format!(
@@ -76,7 +86,7 @@ fn row_10_what_a_router_says_of_packets_that_it_dropped_is_heard() {
     let setup = Agent::prepare(&lab.root, &policy).in_ns(lab.node().unwrap());
     let agent = guarding(setup).start().unwrap();
     let before = agent.counters().unwrap();
-    let missing = unheard(&lab, 40);
+    let missing = unheard(&ways, 40);
     let moved = agent.counters().unwrap().since(&before);
     assert!(missing.is_empty(), "{missing:#?}; moved {moved:?}");
     assert!(moved.iter().all(|(pair, _)| pair.verdict == "allow"), "{moved:?}");

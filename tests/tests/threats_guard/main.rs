@@ -7,11 +7,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 mod acts;
+mod answers;
 mod errors;
 mod frames;
 mod interfaces;
 mod lab;
+mod routed;
 mod services;
 mod spoofed;
+mod top;
 mod translation;
 mod within;

@@ -11,7 +11,8 @@ use bulkhead_abi::{
 
 use super::{Guard, judge_flow, transit::is_of};
 use crate::{
-    packet,
+    packet::{self, Kind},
+    report::NO_SLOT,
     track::{Outcome, Slot, State},
 };
 
@@ -66,6 +67,25 @@ pub(super) fn fragment<G: Guard>(guard: &G, state: &mut State) -> Outcome {
     }
 }
 
+/// A fragment of an answer that a kernel gives: its first one is judged, the others follow it.
+#[inline(always)]
+pub fn answered<G: Guard>(guard: &G, state: &mut State) -> Outcome {
+    let mut first = BLANK;
+    match guard.on_read_fragment(state, &mut first) {
+        Part::Later => guard.on_later_answer(&first),
+        Part::First if state.kind == Kind::EchoReply => match guard.on_reply(state) {
+            Outcome::Verdict(verdict) if verdict.passes() => {
+                match guard.on_first_fragment(state, &first, verdict) {
+                    passes @ Outcome::Verdict(_) => passes,
+                    _ => Outcome::Untracked,
+                }
+            }
+            outcome => outcome,
+        },
+        _ => Outcome::Untracked,
+    }
+}
+
 /// Reads a fragment: of a first one, its flow into the state and where it ends; of a later one, where it
 /// begins.
 #[inline(always)]
@@ -85,22 +105,37 @@ pub fn read_fragment<G: Guard>(guard: &G, state: &mut State, first: &mut FirstFr
 /// A fragment that goes on with a packet. `later` is what [`read_fragment`] made of it.
 #[inline(always)]
 pub fn later_fragment<G: Guard>(guard: &G, later: &FirstFragment) -> Outcome {
-    match guard.first_fragment(&later.key) {
-        Some(first)
-            if first.key == later.key
-                && first.generation == later.generation
-                && guard.now().saturating_sub(first.seen) < LIFETIME
-                && later.end >= first.end =>
-        {
-            guard.add(first.slot, 0, 1, u64::from(guard.len()));
+    match behind(guard, later) {
+        Some(slot) => {
+            guard.add(slot, 0, 1, u64::from(guard.len()));
             Outcome::Verdict(Verdict::Allow)
         }
-        _ => Outcome::Anomaly(Reason::Fragment),
+        None => Outcome::Anomaly(Reason::Fragment),
     }
 }
 
+/// The same where it comes in: of what nobody counts. Untracked if it is of anything else.
+#[inline(always)]
+pub fn later_answer<G: Guard>(guard: &G, later: &FirstFragment) -> Outcome {
+    match behind(guard, later) {
+        Some(NO_SLOT) => Outcome::Verdict(Verdict::Allow),
+        _ => Outcome::Untracked,
+    }
+}
+
+/// The counter slot of the allowed first fragment that a later one is behind.
+#[inline(always)]
+fn behind<G: Guard>(guard: &G, later: &FirstFragment) -> Option<u32> {
+    let first = guard.first_fragment(&later.key)?;
+    let goes_on = first.key == later.key
+        && first.generation == later.generation
+        && guard.now().saturating_sub(first.seen) < LIFETIME
+        && later.end >= first.end;
+    goes_on.then_some(first.slot)
+}
+
 /// A first fragment that passes. Between endpoints in no zone nothing is kept of it, and nothing asked of
-/// later ones.
+/// later ones. A kernel's answer is of no flow of the guard's, and counted by nobody.
 #[inline(always)]
 pub fn first_fragment<G: Guard>(
     guard: &G,
@@ -111,7 +146,11 @@ pub fn first_fragment<G: Guard>(
     let now = guard.now();
     let slot = guard.transit(&state.key).and_then(|place| place.read(|flow| slot_of(state, flow, now)));
     // What the table holds under this key may be of before, and not what let the packet pass.
-    let Some(slot) = slot else { return Outcome::Verdict(verdict) };
+    let slot = match slot {
+        Some(slot) => slot,
+        None if state.kind == Kind::EchoReply => NO_SLOT,
+        None => return Outcome::Verdict(verdict),
+    };
     let remembered = FirstFragment { seen: now, slot, ..*first };
     if guard.remember_fragment(&remembered) {
         Outcome::Verdict(verdict)

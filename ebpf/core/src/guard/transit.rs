@@ -5,7 +5,7 @@ use bulkhead_abi::{
     Control, FlowKey, FlowState, Identity, Reason, Side, Verdict, Workload, flow::TcpState, tables::Interface,
 };
 
-use super::{Guard, Mark, carried, enter::sequence, receiver};
+use super::{Guard, Mark, answer::speaks, carried, enter::sequence, receiver};
 use crate::{
     endpoint,
     judge::{self, Decision, Question, Sides},
@@ -239,7 +239,7 @@ pub fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
     let Some(quoted) = packet::parse_quoted(guard, state.transport) else {
         return Outcome::Anomaly(Reason::IcmpError);
     };
-    if quoted.src == *state.remote().addr && is_own(guard, state) {
+    if quoted.src == *state.remote().addr && guard.mark() == Mark::NONE && speaks(guard, state) {
         return Outcome::Verdict(Verdict::Allow);
     }
     let (src, dst) = ((quoted.src, quoted.src_port), (quoted.dst, quoted.dst_port));
@@ -256,16 +256,6 @@ pub fn icmp_error<G: Guard>(guard: &G, state: &State) -> Outcome {
         }
         _ => Outcome::Anomaly(Reason::IcmpError),
     }
-}
-
-/// Whether the packet is from the node itself: it came in by no interface that the guard is on, where its source
-/// would have been a forged one, and the kernel believes no other interface an address of its own.
-#[inline(always)]
-fn is_own<G: Guard>(guard: &G, state: &State) -> bool {
-    let host = state.control.host_netns;
-    host != 0
-        && guard.mark() == Mark::NONE
-        && guard.local(state.local().addr).is_some_and(|local| local.netns == host)
 }
 
 #[inline(always)]

@@ -114,6 +114,9 @@ impl Guard for At<'_> {
     fn new_hand_over(&self, key: &FlowKey) -> Option<Place<FlowState>> {
         self.table(key)
     }
+    fn handed(&self, key: &FlowKey) -> Option<Place<FlowState>> {
+        self.tabled(key)
+    }
     fn is_opening(&self) -> bool {
         self.sock.state == Socket::Opening
     }

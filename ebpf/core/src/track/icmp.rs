@@ -11,7 +11,8 @@ use crate::{
 
 /// An ICMP error passes when the flow that it quotes is live, or would be allowed from either end: flows
 /// that a socket owns cannot be found by their tuple. It is for whoever sent what it quotes: to anybody
-/// else it would be a way around the rules.
+/// else it would be a way around the rules. What a router's own kernel says of a packet that it could not pass on
+/// is no forgery, and the flow may be of a socket that only its cgroup tells.
 #[inline(always)]
 pub fn icmp_error<H: Hook>(hook: &H, state: &State) -> Outcome {
     let Some(quoted) = packet::parse_quoted(hook, state.transport) else {
@@ -28,9 +29,17 @@ pub fn icmp_error<H: Hook>(hook: &H, state: &State) -> Outcome {
     {
         return Outcome::Verdict(Verdict::Allow);
     }
-    // What leaves is about a packet that came to us, what comes is about one that we sent.
     let policy = state.policy(hook);
     let own = hook.workload_at_hand();
+    // Sockets older than the agent look like the kernel's: a zone's word is never taken for it.
+    if state.leaves()
+        && quoted.dst != *state.local().addr
+        && !hook.is_programs()
+        && !endpoint::of_workload(&policy, &own).is_zoned()
+    {
+        return Outcome::Verdict(Verdict::Allow);
+    }
+    // What leaves is about a packet that came to us, what comes is about one that we sent.
     let (ours, theirs) = if state.leaves() { (&quoted.dst, &quoted.src) } else { (&quoted.src, &quoted.dst) };
     let ours = endpoint::resolve(&policy, &own, ours);
     let theirs = endpoint::resolve(&policy, &Workload::UNKNOWN, theirs);

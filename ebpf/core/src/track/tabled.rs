@@ -100,7 +100,8 @@ pub fn untracked<H: Hook>(hook: &H, state: &State) -> Judged {
     let peer = if opener { receiver(hook, state) } else { Workload::UNKNOWN };
     let decision = decide(hook, state, &own, opener, &peer);
     let passes = decision.verdict.passes();
-    if passes && answers {
+    // One that is only reported is a flow, to be told of once.
+    if answers && decision.verdict == Verdict::Allow {
         return Judged::done(Outcome::Verdict(decision.verdict));
     }
     if passes && decision.is_unzoned() {

@@ -31,6 +31,8 @@ pub struct Book {
     first: HashMap<(Addr, Addr, u32), First>,
     /// What is left for receivers' socket layers: the flow, and whose it is.
     pub handed: BTreeMap<FlowKey, Identity>,
+    /// Which end of it opened it, and when.
+    openers: HashMap<FlowKey, ((Addr, u16), u64)>,
 }
 
 /// A flow that the guard let pass.
@@ -95,10 +97,98 @@ impl Book {
         let (number, why) =
             if behind == Behind::Wire { (FROM_WIRE, "from a wire") } else { (ROUTED, "routed") };
         match forged {
-            None => Expected { passes: true, mark: number, counted: None, why },
+            None => match self.answered(view, packet, behind) {
+                None => Expected { passes: true, mark: number, counted: None, why },
+                Some((true, counted, why)) => Expected { passes: true, mark: JUDGED, counted, why },
+                Some((false, counted, why)) => Expected { passes: false, mark: number, counted, why },
+            },
             Some((true, counted, why)) => Expected { passes: true, mark: number, counted, why },
             Some((false, counted, why)) => Expected { passes: false, mark, counted, why },
         }
+    }
+
+    /// What the kernel behind an interface answers by itself, from an address of its own.
+    fn answered(&mut self, view: &View<'_>, packet: &Packet, behind: Behind) -> Option<Ruling> {
+        let Behind::Known(netns) = behind else { return None };
+        if view.around.locals.get(&packet.src.0) != Some(&netns) {
+            return None;
+        }
+        if let Reads::Later(id, at) = packet.reads {
+            let first = self.first.get(&(packet.src.0, packet.dst.0, id))?;
+            let goes_on = first.goes_on(view, at) && first.counted.is_none();
+            return goes_on.then_some((PASSES, None, "behind an answer's first fragment"));
+        }
+        if packet.first.is_some() && packet.reads != Reads::EchoReply {
+            return None;
+        }
+        let ruling = self.answer(view, packet);
+        if let Some((true, ..)) = ruling {
+            self.begin_fragments(view, packet, true);
+        }
+        ruling
+    }
+
+    /// A reply to a ping, a bare segment or an error is judged as what it is about, by the rules of the end that
+    /// speaks. What they do not let pass, other than a reply, is no answer.
+    fn answer(&mut self, view: &View<'_>, packet: &Packet) -> Option<Ruling> {
+        let passes = (PASSES, None, "a kernel's answer");
+        match packet.reads {
+            Reads::EchoReply => {
+                let decision = self.lets_in(view, &packet.reversed());
+                if decision.verdict() == Verdict::Allow {
+                    return Some(passes);
+                }
+                let counted = self.count(view, packet, &decision, true, false);
+                Some(match decision.verdict().passes() {
+                    true => (PASSES, counted, "a kernel's answer, in audit"),
+                    false => (false, counted, "an answer that may not be given"),
+                })
+            }
+            Reads::Segment { opens: false, accepts, finishes: false, resets: false, bare: true } => {
+                let asked = self.lets_in(view, &packet.reversed()).verdict().passes();
+                let said = || !accepts && lets_out(view, packet);
+                (asked || said()).then_some(passes)
+            }
+            Reads::Error(_, sender) if sender == packet.dst.0 => {
+                let about = packet.quoted.as_deref()?;
+                let said = || lets_out(view, &about.reversed());
+                (self.lets_in(view, about).verdict().passes() || said()).then_some(passes)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether who receives a packet lets it in: whose it is, the hand-over may know better than the address.
+    fn lets_in(&self, view: &View<'_>, packet: &Packet) -> Decision {
+        let key = packet.key();
+        let lives = |seen: u64| {
+            let kept = if packet.protocol == Protocol::TCP { 60 } else { seconds_of(packet.protocol) };
+            view.now - seen <= kept * 1_000_000_000
+        };
+        let opened = self.openers.get(&key).is_some_and(|(by, seen)| *by == packet.src && lives(*seen));
+        let carried = self.handed.get(&key).copied().filter(|_| opened);
+        let to = view.receiver(packet.dst.0, view.listener(packet));
+        view.judge(&view.sender(carried, packet.src.0), &to, packet, packet.dst.1, Asked::Receiver)
+    }
+
+    /// Remembers the first fragment of a packet that passes: of a flow, or of what is `answered`.
+    fn begin_fragments(&mut self, view: &View<'_>, packet: &Packet, answered: bool) {
+        let Some((id, end)) = packet.first else { return };
+        let opens = matches!(packet.reads, Reads::Segment { opens: true, .. });
+        let flow = self.flows.get(&packet.key()).filter(|flow| {
+            // Not one of before, which is another than the one that opens here.
+            flow.number == view.number
+                && flow.lives(&packet.key(), view.now)
+                && !(opens && flow.tcp != Tcp::Opening)
+        });
+        let counted = match flow {
+            Some(flow) => flow.counts.then(|| flow.decision.clone()),
+            // Of no flow, and counted by nobody.
+            None if answered => None,
+            None => return,
+        };
+        let first = First { number: view.number, end, counted, seen: view.now };
+        self.first.insert((packet.src.0, packet.dst.0, id), first);
     }
 
     /// A source that is not the sender's: it belongs to another namespace of this node, or to nobody here
@@ -181,17 +271,8 @@ impl Book {
             Reads::Later(id, at) => self.later(view, packet, &from, id, at),
             _ => {
                 let ruling = self.flow(view, packet, behind, carried, mark);
-                let flow = self.flows.get(&packet.key()).filter(|flow| {
-                    // Not one of before, which is another than the one that opens here.
-                    let opens = matches!(packet.reads, Reads::Segment { opens: true, .. });
-                    flow.number == view.number
-                        && flow.lives(&packet.key(), view.now)
-                        && !(opens && flow.tcp != Tcp::Opening)
-                });
-                if let (true, Some((id, end)), Some(flow)) = (ruling.0, packet.first, flow) {
-                    let counted = flow.counts.then(|| flow.decision.clone());
-                    let first = First { number: view.number, end, counted, seen: view.now };
-                    self.first.insert((packet.src.0, packet.dst.0, id), first);
+                if ruling.0 {
+                    self.begin_fragments(view, packet, ruling.2.starts_with("a kernel's answer"));
                 }
                 ruling
             }
@@ -202,11 +283,7 @@ impl Book {
     /// into it.
     fn later(&mut self, view: &View<'_>, packet: &Packet, from: &Who, id: u32, at: u32) -> Ruling {
         match self.first.get(&(packet.src.0, packet.dst.0, id)) {
-            Some(first)
-                if first.number == view.number
-                    && at >= first.end
-                    && view.now - first.seen < 30_000_000_000 =>
-            {
+            Some(first) if first.goes_on(view, at) => {
                 (PASSES, first.counted.clone().map(|decision| (decision, false)), "behind its first fragment")
             }
             _ => {
@@ -252,6 +329,13 @@ impl Book {
         }
         if resets {
             return (PASSES, None, "it only ends");
+        }
+        // The node's own kernel, which came in by no interface.
+        if mark == UNMARKED
+            && view.around.locals.get(&packet.src.0) == Some(&view.around.host)
+            && let Some(ruling) = self.answer(view, packet)
+        {
+            return ruling;
         }
         if matches!(packet.reads, Reads::Segment { opens: false, .. } | Reads::EchoReply) {
             let (passes, counted, _) = self.refuse(view, packet, &from, &from, Reason::Stray);
@@ -332,6 +416,7 @@ impl Book {
         let judged = view.number_of(&from);
         if carried.is_some() && !wire {
             self.handed.insert(packet.key(), judged);
+            self.openers.insert(packet.key(), (packet.src, view.now));
         }
         let kept = Kept {
             opener: packet.src,
@@ -413,6 +498,29 @@ impl Book {
         self.flows.clear();
         self.first.clear();
         self.handed.clear();
+        self.openers.clear();
+    }
+}
+
+/// Whether whoever sends a packet may open what it belongs to.
+fn lets_out(view: &View<'_>, packet: &Packet) -> bool {
+    let to = view.receiver(packet.dst.0, view.listener(packet));
+    let from = view.at(packet.src.0);
+    view.judge(&from, &to, packet, packet.dst.1, Asked::Opener).verdict().passes()
+}
+
+/// How long a flow that was not answered lives, where it is no stream.
+fn seconds_of(protocol: Protocol) -> u64 {
+    match protocol {
+        Protocol::UDP | Protocol::UDPLITE | Protocol::ICMP | Protocol::ICMPV6 => 30,
+        _ => 600,
+    }
+}
+
+impl First {
+    /// Whether a fragment from this byte on belongs to the same packet.
+    fn goes_on(&self, view: &View<'_>, at: u32) -> bool {
+        self.number == view.number && at >= self.end && view.now - self.seen < 30_000_000_000
     }
 }
 
@@ -441,8 +549,7 @@ impl Kept {
             (Protocol::TCP, Tcp::Closing) => 120,
             (Protocol::TCP, Tcp::Closed) => 10,
             (Protocol::UDP | Protocol::UDPLITE, _) if self.answered => 180,
-            (Protocol::UDP | Protocol::UDPLITE | Protocol::ICMP | Protocol::ICMPV6, _) => 30,
-            _ => 600,
+            (protocol, _) => seconds_of(protocol),
         };
         now - self.seen <= seconds * 1_000_000_000
     }

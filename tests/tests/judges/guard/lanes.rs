@@ -50,6 +50,9 @@ pub enum What {
     /// A SYN from the opener, a SYN-ACK from the receiver; of other protocols, a packet.
     Opens,
     GoesOn,
+    /// As `Opens` and `GoesOn`, without data.
+    OpensBare,
+    GoesOnBare,
     Ends,
     Resets,
     ResetsWithData,
@@ -82,15 +85,21 @@ pub struct Packet {
     pub first: Option<(u32, u32)>,
     /// ICMP's `type << 8 | code`.
     pub icmp: u16,
+    /// What an error is about.
+    pub quoted: Option<Box<Packet>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reads {
     Segment {
         opens: bool,
+        /// SYN with ACK.
+        accepts: bool,
         finishes: bool,
         /// Without data.
         resets: bool,
+        /// Without data, and whole.
+        bare: bool,
     },
     Datagram,
     EchoRequest,
@@ -117,6 +126,11 @@ impl Packet {
         }
         let protocol = if self.src.0.is_v4() { self.protocol } else { Protocol(0) };
         Packet { src: (self.src.0, 0), dst: (self.dst.0, 0), protocol, ..packet }
+    }
+
+    /// The same the other way.
+    pub fn reversed(&self) -> Packet {
+        Packet { src: self.dst, dst: self.src, ..self.clone() }
     }
 
     pub fn is_ip(&self) -> bool {
@@ -160,14 +174,14 @@ impl Lane {
         let mut wire = Wire::new(protocol, ends.0, ends.1).payload(&[b'x'; 120]);
         wire.icmp = port;
         wire.flags = match what {
-            What::Opens if from == End::Opener => SYN,
-            What::Opens => SYN | ACK,
+            What::Opens | What::OpensBare if from == End::Opener => SYN,
+            What::Opens | What::OpensBare => SYN | ACK,
             What::Ends => FIN | ACK,
             What::Resets | What::ResetsWithData => RST | ACK,
             What::First if from == End::Opener => SYN,
             _ => ACK,
         };
-        if what == What::Resets {
+        if matches!(what, What::Resets | What::OpensBare | What::GoesOnBare) {
             wire.payload.clear();
         }
         if from == End::Receiver {
@@ -191,8 +205,10 @@ impl Lane {
         let reads = match wire.protocol {
             Protocol::TCP => Reads::Segment {
                 opens: wire.flags & (SYN | ACK) == SYN,
+                accepts: wire.flags & (SYN | ACK) == SYN | ACK,
                 finishes: wire.flags & FIN != 0,
                 resets: wire.flags & RST != 0 && wire.payload.is_empty(),
+                bare: wire.payload.is_empty(),
             },
             _ if self.is_echo() && wire.icmp == self.flow.port => Reads::EchoRequest,
             _ if self.is_echo() => Reads::EchoReply,
@@ -208,6 +224,7 @@ impl Lane {
             reads,
             first: None,
             icmp: wire.icmp,
+            quoted: None,
         }
     }
 
@@ -250,7 +267,9 @@ impl Lane {
         }
         let reads = match whole.reads {
             // More of it follows.
-            Reads::Segment { opens, finishes, .. } => Reads::Segment { opens, finishes, resets: false },
+            Reads::Segment { opens, accepts, finishes, .. } => {
+                Reads::Segment { opens, accepts, finishes, resets: false, bare: false }
+            }
             reads => reads,
         };
         Packet { bytes, reads, first: Some((id, end as u32)), ..whole }
@@ -266,6 +285,7 @@ impl Lane {
         // The identifier is where an echo's is, whatever is quoted.
         let (src, dst) = if quoted.protocol.is_icmp() { (self.port, self.port) } else { self.ports(&quoted) };
         let (key, _) = FlowKey::new((sender, src), (quoted.dst, dst), quoted.protocol, 0);
+        let about = Packet { src: (quoted.src, src), dst: (quoted.dst, dst), ..self.whole(&quoted) };
         let error = error.payload(&quoted.bytes());
         Packet {
             ethertype: ethertype(error.src),
@@ -276,6 +296,7 @@ impl Lane {
             reads: Reads::Error(key, sender),
             first: None,
             icmp: error.icmp,
+            quoted: Some(Box::new(about)),
         }
     }
 
@@ -313,6 +334,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     let what = prop_oneof![
         4 => Just(What::Opens),
         6 => Just(What::GoesOn),
+        3 => select(vec![What::OpensBare, What::GoesOnBare]),
         3 => Just(What::First),
         3 => select(vec![What::Later(48), What::Later(64), What::Later(8)]),
         3 => select(vec![What::Ends, What::Resets, What::ResetsWithData]),
@@ -332,6 +354,7 @@ fn not_ip(ethertype: u16, wire: &Wire) -> Packet {
         reads: Reads::NotIp,
         first: None,
         icmp: 0,
+        quoted: None,
     }
 }
 

@@ -37,6 +37,8 @@ use tally::Tally;
 use view::{Around, View};
 
 const LANES: usize = 90;
+/// How often all policies are drawn at most, where something rare is missing.
+const ROUNDS: u64 = 4;
 
 /// Cookies of namespaces that the policies' addresses are in.
 const NAMESPACES: [u64; 2] = [71, 72];
@@ -54,17 +56,23 @@ fn guard_host_and_account_agree() {
     let (seed, policies) = (told("BULKHEAD_SEED", 2), told("BULKHEAD_GUARD_POLICIES", 60) as usize);
     println!("seed {seed}, {policies} policies; another seed by BULKHEAD_SEED");
     let mut tally = Tally::default();
-    // By default, and with eight bits in the midst of others', which do not hold every identity.
-    for (mask, seed) in [(GUARD_MARK, seed), (0x000f_f000, seed + 1000)] {
-        let mut court = Court::new(seed, mask, std::mem::take(&mut tally));
-        for number in 0..policies / 2 {
-            court.policy(number);
+    // What is rare is drawn until it was drawn often enough: how soon, is luck.
+    for round in 0..ROUNDS {
+        // By default, and with eight bits in the midst of others', which do not hold every identity.
+        for (mask, seed) in [(GUARD_MARK, seed), (0x000f_f000, seed + 1000)] {
+            let mut court = Court::new(seed + round * 10_000, mask, std::mem::take(&mut tally));
+            for number in 0..policies / 2 {
+                court.policy(number);
+            }
+            tally = court.tally;
         }
-        tally = court.tally;
+        if policies < 60 || tally.missing().is_empty() {
+            break;
+        }
     }
     println!("{tally:#?}");
     if policies >= 60 {
-        tally.assert_covered();
+        assert_eq!(tally.missing(), Vec::<String>::new());
     }
 }
 
@@ -198,7 +206,18 @@ impl Court {
 
         let own = [NAMESPACES[0], NAMESPACES[1], self.chamber.netns];
         let homes = proptest::collection::hash_map(testing::addresses(), select(own.to_vec()), 4..16);
-        for (addr, netns) in self.source.sample(homes) {
+        let mut homes = self.source.sample(homes);
+        // Those who are behind an interface have their own addresses there, now and then.
+        for lane in lanes {
+            for (end, behind) in [&lane.flow.from, &lane.flow.to].into_iter().zip(lane.behind) {
+                if let Behind::Known(netns) = behind
+                    && self.source.sample(proptest::bool::weighted(0.15))
+                {
+                    homes.insert(end.addr, netns);
+                }
+            }
+        }
+        for (addr, netns) in homes {
             self.around.locals.insert(addr, netns);
             self.node.locals.insert(addr, LocalAddress { addr, netns });
         }
