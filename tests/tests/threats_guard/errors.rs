@@ -1,11 +1,12 @@
 //! Row 10, seen from a router: what it says itself of packets that it could not pass on is no forgery. Where it is
 //! not below the cgroup root no socket layer has judged it, and the flow that it is about is a socket's.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bulkhead_tests::harness::packet::Ip;
 use bulkhead_tests::harness::threat::{DB, DB6, OUTSIDE, OUTSIDE6, WEB, WEB_AND_DB, WEB6, at, send_raw};
-use bulkhead_tests::harness::{Agent, Dial, Kind, Peer};
+use bulkhead_tests::harness::{Agent, Dial, Kind, Peer, Socket};
 use bulkhead_tests::require_agent;
 
 use crate::lab::{OPEN, guarding, lab};
@@ -31,6 +32,23 @@ pub(crate) struct Ways<'a> {
     pub(crate) addresses: [[&'a str; 3]; 2],
 }
 
+/// Whether `from` hears that a packet of its own has expired at the router.
+pub(crate) fn expires(from: &Peer, src: &str, dst: &str, round: u8) -> bool {
+    let mark = format!("hop limit, round {round} from {src}");
+    let packet = Ip::new(src, dst).hops(1).udp(4000, OPEN, mark.as_bytes());
+    hears(from, mark.as_bytes(), || send_raw(from, &[packet]).unwrap())
+}
+
+/// Whether `from` hears that a datagram of this socket is too large for its way.
+pub(crate) fn is_too_large(from: &Peer, socket: &Socket, to: Option<SocketAddr>, round: u8) -> bool {
+    let mut large = format!("too large, round {round}").into_bytes();
+    let mark = large.clone();
+    large.resize(SMALL + 50, b'.');
+    hears(from, &mark, || {
+        from.send(socket, &large, to).unwrap();
+    })
+}
+
 /// What is not heard of all that a router has to say; `round` keeps what is quoted, and what is remembered of
 /// paths, apart.
 pub(crate) fn unheard(ways: &Ways<'_>, round: u8) -> Vec<String> {
@@ -40,21 +58,11 @@ pub(crate) fn unheard(ways: &Ways<'_>, round: u8) -> Vec<String> {
     for [web, db, outside] in addresses {
         let v6 = web.contains(':');
         let far = format!("{}{round}", outside.trim_end_matches('1'));
-        let expired = |from: &Peer, src: &str, dst: &str| {
-            let mark = format!("hop limit, round {round} from {src}");
-            let packet = Ip::new(src, dst).hops(1).udp(4000, OPEN, mark.as_bytes());
-            hears(from, mark.as_bytes(), || send_raw(from, &[packet]).unwrap())
-        };
-        expect(format!("{web}: the hop limit is over"), expired(client, web, &far));
-        expect(format!("{outside}: the hop limit is over"), expired(machine, outside, db));
-        let mut large = format!("too large, round {round}").into_bytes();
-        let mark = large.clone();
-        large.resize(SMALL + 50, b'.');
+        expect(format!("{web}: the hop limit is over"), expires(client, web, &far, round));
+        expect(format!("{outside}: the hop limit is over"), expires(machine, outside, db, round));
         let socket = client.open(Kind::Udp, None, v6).unwrap();
-        let heard = hears(client, &mark, || {
-            client.send(&socket, &large, Some(at(&far, OPEN))).unwrap();
-        });
-        expect(format!("{web}: too large for the way to {far}"), heard);
+        let to = Some(at(&far, OPEN));
+        expect(format!("{web}: too large for the way to {far}"), is_too_large(client, &socket, to, round));
         client.close(&socket).unwrap();
         // And who hears it gets through: a stream that nobody tells stands still.
         let farther = format!("{}{}", outside.trim_end_matches('1'), round + 100);

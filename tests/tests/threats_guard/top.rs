@@ -12,7 +12,7 @@ use bulkhead_tests::harness::{Agent, Cgroup, Dial, Peer, Topology};
 use bulkhead_tests::require_agent;
 
 use crate::answers::{closes, cookies};
-use crate::errors::{SMALL, Ways, unheard};
+use crate::errors::{SMALL, Ways, expires, is_too_large, unheard};
 use crate::lab::{OPEN, guarding};
 
 const WEB: [&str; 2] = ["10.97.1.1", "fd00:97:1::1"];
@@ -54,14 +54,14 @@ impl Lab {
         Lab { peers: [peer(0), peer(1), peer(2)], cgroups, net, root }
     }
 
-    fn policy(&self) -> String {
+    fn policy(&self, far: &str) -> String {
         let mount = self.root.path().parent().unwrap();
         let [web, db, _] = self.cgroups.each_ref().map(|cgroup| cgroup.below(mount).unwrap());
         let zones = format!(
             "[zone.top-web]\ncgroups = [\"{web}\"]\n[zone.top-db]\ncgroups = [\"{db}\"]\n\
              cidrs = [\"10.97.2.0/24\", \"fd00:97:2::/64\"]\n\
              [zone.top-far]\ncidrs = [\"10.97.9.0/24\", \"fd00:97:9::/64\"]\n\
-             default = {{ ingress = \"allow\" }}\n"
+             {far}"
         );
         let ports = format!("ports = [\"icmp/echo\", \"udp/{OPEN}\", \"tcp/{OPEN}-{}\"]\n", OPEN + 1);
         let rule = |(from, to): (&str, &str)| {
@@ -81,10 +81,12 @@ fn row_10_above_everything_kernels_are_heard_and_believed_no_more_than_that() {
     assert_eq!(unheard(&ways, 20), Vec::<String>::new(), "agent off");
     lab.net.ns("db").unwrap().sysctl("ipv4/tcp_syncookies", "2").unwrap();
 
-    let setup = Agent::prepare(&lab.root, &lab.policy()).in_ns(lab.net.ns("router").unwrap());
+    let setup = Agent::prepare(&lab.root, &lab.policy("default = { ingress = \"allow\" }\n"))
+        .in_ns(lab.net.ns("router").unwrap());
     let agent = guarding(setup.over_everything().unwrap()).start().unwrap();
     let before = agent.counters().unwrap();
-    let mut missing = unheard(&ways, 40);
+    assert_eq!(unheard(&ways, 40), Vec::<String>::new(), "with an agent");
+    let mut missing = Vec::new();
     for (name, client) in [("web", web), ("outside", outside)] {
         let spaces = [lab.net.ns(name).unwrap(), lab.net.ns("db").unwrap()];
         for to in DB {
@@ -101,6 +103,18 @@ fn row_10_above_everything_kernels_are_heard_and_believed_no_more_than_that() {
     assert!(missing.is_empty(), "{missing:#?}; moved {moved:?}");
     let denied: Vec<_> = moved.iter().filter(|(pair, _)| pair.verdict != "allow").collect();
     assert!(denied.is_empty(), "{denied:?}");
+    // Where the far end is closed, too, to whoever its address does not tell of.
+    agent.apply(&lab.policy("")).unwrap();
+    for (here, there) in WEB.into_iter().zip(OUTSIDE) {
+        assert!(expires(web, here, there, 60), "{here}");
+        // Of a connected socket's flow only the socket knows.
+        let far = format!("{}60", there.trim_end_matches('1'));
+        let socket = web.connect(&Dial::udp(at(&far, OPEN))).unwrap();
+        assert!(is_too_large(web, &socket, None, 60), "{here}");
+        web.close(&socket).unwrap();
+    }
+    let denied = agent.counters().unwrap().since(&before);
+    assert!(denied.iter().all(|(pair, _)| pair.verdict == "allow"), "{denied:?}");
     // What no rule lets in is denied all the same.
     web.ping_of(OUTSIDE[0].parse().unwrap(), 8, LONG).unwrap();
     assert!(db.connect(&Dial::tcp(at(OUTSIDE[0], OPEN))).is_err());

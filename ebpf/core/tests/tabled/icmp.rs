@@ -119,3 +119,22 @@ fn rules_name_echo_by_its_request_and_other_icmp_by_type_and_code() {
     assert_eq!(out(&node, &web(), &stamp.clone().icmp(13, 2)), Deny);
     assert_eq!(out(&node, &web(), &stamp.icmp(13, 1)), Allow);
 }
+
+#[test]
+fn what_a_router_in_a_zone_says_itself_is_believed() {
+    let node = node();
+    let error = |dst: Addr| {
+        let quoted = Wire::new(UDP, (WORLD_ADDR, 4000), (dst, 80));
+        Wire::new(Protocol::ICMP, (WEB_ADDR, 0), (WORLD_ADDR, 0)).icmp(11, 0).payload(&quoted.bytes())
+    };
+    // The flow may be of a socket that only its cgroup tells.
+    let kernel = Sock { owner: None, ..Sock::plain(HOST, NETNS) };
+    assert_eq!(out(&node, &kernel, &error(DB_ADDR)), Allow);
+    assert_eq!(moved(&node), []);
+    assert_eq!(out(&node, &kernel, &error(WEB_ADDR)), Deny, "about what it received itself, by its rules");
+    assert_eq!(moved(&node), [(WEB, Identity::WORLD, Deny, Reason::IcmpError, 1, 1)]);
+    let raw = Sock::plain(OTHER_CGROUP, NETNS);
+    assert_eq!(out(&node, &raw, &error(DB_ADDR)), Deny, "a program's word");
+    let older = Sock { owner: None, ..web() };
+    assert_eq!(out(&node, &older, &error(DB_ADDR)), Deny, "a workload's, of before");
+}
