@@ -76,7 +76,7 @@ fn row_10_a_ping_is_answered_where_a_rule_says_so() {
 fn is_told(run: &Try<'_>, from: &Peer, to: SocketAddr) -> Result<bool> {
     let socket = match from.connect(&Dial::udp(to)) {
         Ok(socket) => socket,
-        Err(error) => return Ok(heard::<()>(Err(error))?),
+        Err(error) => return heard::<()>(Err(error)),
     };
     heard(from.send(&socket, b"anybody?", None))?;
     let told = match from.recv(&socket, run.patience) {
