@@ -30,6 +30,7 @@ use std::{
 
 use bulkhead_abi::{Control, Counter, limits, names, tables::FailsafeKey};
 use bulkhead_policy::Image;
+use bulkhead_sys::link;
 
 pub use commit::Commit;
 pub use error::DatapathError;
@@ -315,6 +316,24 @@ pub fn detach(pins: &Path) -> Result<Detached, DatapathError> {
 /// Whether programs of this instance are attached.
 pub fn is_attached(pins: &Path) -> bool {
     names::PROGRAMS.iter().any(|name| links_dir(pins).join(name).exists())
+}
+
+/// The cgroups, by id, that other instances guard whose pins lie beside `pins`. An instance that comes or goes
+/// meanwhile may be in it or not.
+pub fn others(pins: &Path) -> Result<BTreeSet<u64>, DatapathError> {
+    let mut cgroups = BTreeSet::new();
+    for other in pins.parent().map(folders).transpose()?.unwrap_or_default() {
+        if other == pins {
+            continue;
+        }
+        let links = names::PROGRAMS.iter().map(|name| links_dir(&other).join(name));
+        let infos = links.filter_map(|pin| link::info(bulkhead_sys::pin::open(&pin).ok()?.as_fd()).ok());
+        cgroups.extend(infos.filter_map(|info| match info.target {
+            link::Target::Cgroup { cgroup, .. } => Some(cgroup).filter(|&cgroup| cgroup != 0),
+            link::Target::Other => None,
+        }));
+    }
+    Ok(cgroups)
 }
 
 /// The folder of the maps. Its name changes with their layout, so that a new version never reads

@@ -50,7 +50,7 @@ impl Args {
                 bail!("the proxy was told to go, and still lives: end it, then run `bulkhead detach` again");
             }
         }
-        parent::close_below(&instance.cgroup_root)
+        parent::close_all(&instance)
             .context("what proxies needed in workloads' namespaces could not be taken away")?;
         let gone = crate::datapath::detach(&instance.pins)?;
         // Without maps the numbers mean nothing; the next start begins a new count either way.

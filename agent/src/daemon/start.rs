@@ -253,7 +253,7 @@ fn find_proxy(
         if start::dismiss(&instance.dir, config.proxy.drain).is_some() {
             tracing::info!("the proxy of an earlier agent is told to go: none is configured any more");
         }
-        if let Err(error) = parent::close_below(&instance.cgroup_root) {
+        if let Err(error) = parent::close_all(instance) {
             tracing::warn!(%error, "what last hops needed may still be in workloads' namespaces");
         }
         return Ok(None);

@@ -4,6 +4,7 @@
 //! gone a moment earlier; every other failure is an error, so that a folder that cannot be read is never
 //! taken for an empty one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -47,7 +48,7 @@ pub fn tree(root: &Path) -> Result<Vec<Cgroup>> {
     walk(root, &mut |path, id| {
         let path = path.strip_prefix(root).unwrap_or(path).to_owned();
         found.push(Cgroup { id, path });
-        Ok(())
+        Ok(true)
     })?;
     Ok(found)
 }
@@ -55,8 +56,16 @@ pub fn tree(root: &Path) -> Result<Vec<Cgroup>> {
 /// Every process at and below `root`, ascending, each once. Processes of another pid namespace, which
 /// the kernel names 0, are left out. In a threaded cgroup, thread numbers are given instead.
 pub fn processes(root: &Path) -> Result<Vec<u32>> {
+    processes_outside(root, &BTreeSet::new())
+}
+
+/// [`processes`], but for those at and below the groups with these ids.
+pub fn processes_outside(root: &Path, apart: &BTreeSet<u64>) -> Result<Vec<u32>> {
     let mut found = Vec::new();
-    walk(root, &mut |path, _| {
+    walk(root, &mut |path, id| {
+        if apart.contains(&id) {
+            return Ok(false);
+        }
         let list = path.join("cgroup.procs");
         let text = match fs::read_to_string(&list) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
@@ -72,7 +81,7 @@ pub fn processes(root: &Path) -> Result<Vec<u32>> {
             Err(error) if path != root && vanished(&error) => {}
             Err(error) => return Err(Error::path("read", &list)(error)),
         }
-        Ok(())
+        Ok(true)
     })?;
     found.sort_unstable();
     found.dedup();
@@ -84,10 +93,13 @@ fn choose(mounts: Vec<Mount>) -> Option<PathBuf> {
     hierarchies.min_by_key(|mount| mount.root != Path::new("/")).map(|mount| mount.target)
 }
 
-/// Calls `visit` with folder and id of `dir` and all below it, parents first.
-fn walk(root: &Path, visit: &mut dyn FnMut(&Path, u64) -> Result<()>) -> Result<()> {
-    visit(root, id(root)?)?;
-    let mut waiting = vec![root.to_owned()];
+/// Calls `visit` with folder and id of `root` and all below it, parents first; nothing below a group for which
+/// it says no.
+fn walk(root: &Path, visit: &mut dyn FnMut(&Path, u64) -> Result<bool>) -> Result<()> {
+    let mut waiting = Vec::new();
+    if visit(root, id(root)?)? {
+        waiting.push(root.to_owned());
+    }
     while let Some(dir) = waiting.pop() {
         let entries = match fs::read_dir(&dir) {
             Err(error) if dir != root && vanished(&error) => continue,
@@ -101,8 +113,9 @@ fn walk(root: &Path, visit: &mut dyn FnMut(&Path, u64) -> Result<()>) -> Result<
             let path = entry.path();
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => {
-                    visit(&path, metadata.ino())?;
-                    waiting.push(path);
+                    if visit(&path, metadata.ino())? {
+                        waiting.push(path);
+                    }
                 }
                 Ok(_) => {}
                 Err(error) if vanished(&error) => {}

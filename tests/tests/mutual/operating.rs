@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use bulkhead_tests::harness::{Agent, Dial, Ns, Socket, wait_until};
+use bulkhead_tests::harness::{Agent, Dial, Ns, Socket, agent_program, wait_until};
 use serde_json::Value;
 
 use crate::lab::{DB, Lab, SOON, at, proxy, wait_traced};
@@ -102,6 +102,26 @@ fn traces(ns: &Ns) -> (bool, String) {
         (found, settings.concat().replace('\n', ""))
     };
     ns.enter(look).unwrap()
+}
+
+#[test]
+fn an_instance_above_takes_nothing_away_that_is_not_its_own() {
+    require_python!();
+    let lab = Lab::two_nodes();
+    lab.db.tcp_echo(at(DB, ECHO)).unwrap();
+    let live = connect(&lab);
+    let folder = tempfile::tempdir().unwrap();
+    let said = Command::new(agent_program().unwrap())
+        .args(["detach", "--instance", &format!("above-{}", std::process::id()), "--cgroup-root"])
+        .arg(bulkhead_sys::cgroup::mount_point().unwrap())
+        .arg("--run-dir")
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{said:?}");
+    assert!(traces(lab.db_ns()).0, "the server's namespace is as it has to be");
+    goes_on(&lab, &live);
+    goes_on(&lab, &connect(&lab));
 }
 
 #[test]

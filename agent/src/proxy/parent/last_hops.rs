@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
 
+use bulkhead_sys::cgroup;
 use bulkhead_sys::netns::{self, LastHop, Marking};
 
+use crate::instance::Instance;
 use crate::proxy::places::Place;
 
 /// What tells the packets of last hops in a workload's namespace, and the table that they go by.
@@ -60,15 +61,29 @@ impl LastHops {
     }
 }
 
-/// Takes away what agents and proxies left in the namespaces of those who live below the cgroup `root`; in
-/// how many there was something.
-pub fn close_below(root: &Path) -> bulkhead_sys::Result<usize> {
-    let found = netns::discover(bulkhead_sys::cgroup::processes(root)?)?;
+/// Takes away what agents and proxies of `instance` left in the namespaces of those who live below its root; in
+/// how many there was something. Whoever lives below the root of another instance is that one's.
+pub fn close_all(instance: &Instance) -> Result<usize, CloseError> {
+    let others = crate::datapath::others(&instance.pins)?;
+    let own = cgroup::id(&instance.cgroup_root)?;
+    let apart = others.into_iter().filter(|&other| other != own).collect();
+    let found = netns::discover(cgroup::processes_outside(&instance.cgroup_root, &apart)?)?;
     let mut closed = 0;
     for ns in found.namespaces {
         closed += usize::from(ns.close_last_hop(MARKING)?);
     }
     Ok(closed)
+}
+
+/// Why [`close_all`] could not look everywhere, or take something away.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    /// The other instances' pins.
+    #[error(transparent)]
+    Pins(#[from] crate::datapath::DatapathError),
+    /// Cgroups, or namespaces.
+    #[error(transparent)]
+    System(#[from] bulkhead_sys::Error),
 }
 
 fn open(cookie: u64, place: &Place) -> io::Result<LastHop> {

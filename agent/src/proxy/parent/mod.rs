@@ -28,7 +28,7 @@ use crate::daemon::snapshot::Shared;
 use crate::datapath::Reader;
 use crate::findings::Desk;
 use conversation::State;
-pub use last_hops::close_below;
+pub use last_hops::close_all;
 
 /// What the thread works with.
 #[derive(Debug)]

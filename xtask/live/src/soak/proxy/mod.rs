@@ -40,8 +40,9 @@ const PEACE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(3);
 /// TIME_WAIT lasts a minute, and the kernel's flows as long after it.
 const EXPIRY: Duration = Duration::from_secs(180);
-/// Before the first figures: what is allocated once, is.
-const WARM_UP: Duration = Duration::from_secs(20);
+/// Before the first figures: what is allocated once, is. The agents have looked for drift twice by then, which
+/// takes the most memory of all that they do at rest.
+const WARM_UP: Duration = Duration::from_secs(70);
 
 /// One site and what is known of it.
 struct Watched {
