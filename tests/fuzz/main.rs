@@ -168,22 +168,49 @@ fn change(bytes: &mut Vec<u8>, all: &[Vector], random: &mut Random) {
     bytes.truncate(20_000);
 }
 
-/// The bytes as the payload of one TCP segment in a capture file.
+/// The bytes as the payload of a TCP segment in a capture file: in one packet or in fragments, bare or in a
+/// tunnel.
 fn capture(payload: &[u8], random: &mut Random) -> Vec<u8> {
-    let links = [1u32, 101, 113, 276, 0];
+    const TUNNELS: [(u8, &[u8]); 4] = [
+        (4, &[]),
+        (47, &[0, 0, 8, 0]),
+        (47, &[0xb0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]),
+        (41, &[]),
+    ];
+    let links = [101u32, 1, 113, 276, 0, 9, 51, 104];
     let link = links.get(random.below(links.len())).copied().unwrap_or(101);
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-    packet.extend([0x9c, 0x40, 1, 187, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x18, 0, 0, 0, 0, 0, 0]);
-    packet.extend(payload);
+    let mut body = vec![0x9c, 0x40, 1, 187, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x18, 0, 0, 0, 0, 0, 0];
+    body.extend(payload);
+    let mut frames = Vec::new();
+    let size = 8 * (1 + random.below(1 + body.len() / 8));
+    let last = body.len().saturating_sub(1) / size;
+    for (at, piece) in body.chunks(size).enumerate() {
+        let place = u16::try_from(at * size / 8).unwrap_or(0) | if at < last { 0x2000 } else { 0 };
+        frames.push(ip(6, place, piece));
+    }
+    if let Some((protocol, head)) = TUNNELS.get(random.below(12)) {
+        frames = frames.iter().map(|frame| ip(*protocol, 0, &[*head, frame].concat())).collect();
+    }
     let mut file = Vec::new();
-    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, link, 1, 1] {
+    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, link] {
         file.extend(word.to_le_bytes());
     }
-    for _ in 0..2 {
-        file.extend(u32::try_from(packet.len()).unwrap_or(0).to_le_bytes());
+    for frame in frames {
+        let len = u32::try_from(frame.len()).unwrap_or(0);
+        for word in [1, 1, len, len] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
     }
-    file.extend(packet);
     file
+}
+
+/// An IPv4 packet, or a fragment of one.
+fn ip(protocol: u8, place: u16, body: &[u8]) -> Vec<u8> {
+    let [high, low] = place.to_be_bytes();
+    let mut packet = vec![0x45, 0, 0, 0, 0, 7, high, low, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    packet.extend(body);
+    packet
 }
 
 /// xorshift64* (S. Vigna): small, and the same everywhere.

@@ -1,25 +1,24 @@
 //! From packets to flows, and from flows to rows.
 //!
-//! Who opened a TCP flow is who sent the SYN; without one, whoever is seen first. Flows are bounded: when
-//! too many are open, the oldest is told as far as it is known.
+//! Who opened a flow is who was seen first, or whom TCP says ([`Stream`]). Flows are bounded: when too many
+//! are open, the oldest is told as far as it is known.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bulkhead_abi::{App, Class, Conversation, Demand, Inspection, Protocol};
-use bulkhead_core::inspect::{self, datagram, stream};
+use bulkhead_core::inspect::{self, Payload, datagram};
 use bulkhead_detect::hello::{Handshake, Summary};
-use bulkhead_detect::http2;
 
-use super::packet::{Packet, Tcp};
+use super::packet::Packet;
 use super::row::Row;
-use super::segments::Segments;
+use super::tcp::Stream;
 
 /// Flows that may be open at a time.
 const OPEN: usize = 100_000;
 /// Bytes of each direction's opening that are read, as the agent does.
-const OPENING: usize = 4096;
+pub(super) const OPENING: usize = 4096;
 /// Datagrams of each direction that are kept for what they say of a handshake.
 const DATAGRAMS: usize = 12;
 /// A UDP conversation that was silent for so long is over.
@@ -82,6 +81,14 @@ impl<'a> Flows<'a> {
     }
 }
 
+/// What is known of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) what: (Class, App),
+    /// Bytes of the flow when that became known.
+    after: Option<u64>,
+}
+
 /// A flow in the making.
 struct Flow {
     number: u64,
@@ -92,8 +99,6 @@ struct Flow {
     last: Duration,
     packets: u64,
     bytes: u64,
-    known: (Class, App),
-    known_after: Option<u64>,
     state: State,
 }
 
@@ -101,20 +106,32 @@ enum State {
     Stream(Box<Stream>),
     Datagrams {
         conversation: Conversation,
+        known: Known,
         /// What may be of a handshake.
         heard: [Vec<Vec<u8>>; 2],
     },
     /// The IP protocol says all.
-    Plain(Class),
+    Plain(Known),
 }
 
-/// A TCP flow: the opener's direction first.
-struct Stream {
-    inspection: Inspection,
-    directions: [Segments; 2],
-    /// Both ends finished, or one gave up.
-    finished: [bool; 2],
-    midstream: bool,
+impl Default for Known {
+    fn default() -> Self {
+        Self { what: (Class::Unknown, App::Unknown), after: None }
+    }
+}
+
+impl Known {
+    /// This is known when so many bytes have passed.
+    pub(super) fn note(&mut self, what: (Class, App), bytes: u64) {
+        if what != self.what {
+            *self = Self { what, after: Some(bytes) };
+        }
+    }
+
+    /// Bytes of the flow when what is known became known; `None` where nothing is.
+    fn after(&self) -> Option<u64> {
+        self.after.filter(|_| self.what != Self::default().what)
+    }
 }
 
 impl Flow {
@@ -126,12 +143,10 @@ impl Flow {
             Some(_) => State::Stream(Box::new(Stream::new())),
             None if packet.protocol == Protocol::UDP => State::Datagrams {
                 conversation: inspect::conversation(Demand::OFF),
+                known: Known::default(),
                 heard: Default::default(),
             },
-            None => {
-                let next = packet.payload.first().copied().unwrap_or(0);
-                State::Plain(inspect::class_of(packet.protocol, next))
-            }
+            None => State::Plain(Known::default()),
         };
         Self {
             number,
@@ -142,8 +157,6 @@ impl Flow {
             last: time,
             packets: 0,
             bytes: 0,
-            known: (Class::Unknown, App::Unknown),
-            known_after: None,
             state,
         }
     }
@@ -168,58 +181,49 @@ impl Flow {
         self.packets += 1;
         self.last = time;
         self.bytes += u64::try_from(packet.payload.len()).unwrap_or(0);
-        let known = match (&mut self.state, packet.tcp) {
-            (State::Stream(stream), Some(tcp)) => {
-                stream.segment(sender, tcp, packet.payload);
-                (Class::from_code(stream.inspection.class), App::from_code(stream.inspection.app))
-            }
-            (State::Datagrams { conversation, heard }, _) => {
+        match (&mut self.state, packet.tcp) {
+            (State::Stream(stream), Some(tcp)) => stream.segment(sender, tcp, packet.payload, self.bytes),
+            (State::Datagrams { conversation, known, heard }, _) => {
+                let datagram = Datagram { bytes: packet.payload, len: packet.len };
                 // Level off: nothing is ever refused.
-                let _ = datagram::datagram(conversation, sender, &packet.payload);
-                if let Some(heard) = heard.get_mut(usize::from(sender)) {
+                let _ = datagram::datagram(conversation, sender, &datagram);
+                if conversation.phase != Inspection::DONE
+                    && let Some(heard) = heard.get_mut(usize::from(sender))
+                {
                     hear(heard, packet.payload);
                 }
-                (Class::from_code(conversation.class), App::from_code(conversation.app))
+                let what = (Class::from_code(conversation.class), App::from_code(conversation.app));
+                known.note(what, self.bytes);
             }
-            (State::Plain(class), _) => (*class, App::Unknown),
-            (State::Stream(_), None) => return,
-        };
-        if known != self.known {
-            self.known = known;
-            self.known_after = Some(self.bytes);
+            (State::Plain(known), _) => {
+                let next = packet.payload.first().copied().unwrap_or(0);
+                known.note((inspect::class_of(packet.protocol, next), App::Unknown), self.bytes);
+            }
+            (State::Stream(_), None) => {}
         }
     }
 
     fn row(mut self) -> Row {
-        let mut midstream = false;
-        let mut flags = 0;
-        let mut handshake = None;
-        match &mut self.state {
+        let (mut midstream, mut flags, mut turned) = (false, 0, false);
+        let (known, handshake) = match &mut self.state {
             State::Stream(stream) => {
-                stream.finish();
-                midstream = stream.midstream;
-                flags = stream.inspection.flags;
-                self.known =
-                    (Class::from_code(stream.inspection.class), App::from_code(stream.inspection.app));
-                if self.known == (Class::Clear, App::Http2) && http2::is_grpc(stream.opener()) {
-                    self.known.1 = App::Grpc;
-                }
-                handshake = stream.handshake();
+                let told = stream.told(self.bytes);
+                (midstream, flags, turned) = (told.midstream, told.flags, told.turned);
+                (told.known, told.handshake)
             }
-            State::Datagrams { heard: [opener, receiver], .. }
-                if matches!(self.known.0, Class::Dtls | Class::Quic) =>
-            {
-                handshake = Some(Handshake::read_datagrams(opener, receiver));
+            State::Datagrams { known, heard: [opener, receiver], .. } => {
+                let long = matches!(known.what.0, Class::Dtls | Class::Quic);
+                (*known, long.then(|| Handshake::read_datagrams(opener, receiver)))
             }
-            State::Datagrams { .. } | State::Plain(_) => {}
-        }
-        let (class, app) = self.known;
-        let told = class != Class::Unknown || app != App::Unknown;
+            State::Plain(known) => (*known, None),
+        };
+        let (src, dst) = if turned { (self.dst, self.src) } else { (self.src, self.dst) };
+        let (class, app) = known.what;
         Row {
-            src: self.src.0,
-            src_port: self.src.1,
-            dst: self.dst.0,
-            dst_port: self.dst.1,
+            src: src.0,
+            src_port: src.1,
+            dst: dst.0,
+            dst_port: dst.1,
             transport: match self.protocol {
                 Protocol::TCP => "tcp",
                 Protocol::UDP => "udp",
@@ -231,7 +235,7 @@ impl Flow {
             upgraded: flags & Inspection::FLAG_UPGRADED != 0,
             tunnelled: flags & Inspection::FLAG_TUNNELLED != 0,
             midstream,
-            known_after: self.known_after.filter(|_| told),
+            known_after: known.after(),
             bytes: self.bytes,
             packets: self.packets,
             first_seen: self.begun.as_secs_f64(),
@@ -240,80 +244,29 @@ impl Flow {
     }
 }
 
+/// A datagram, of which a capture may have the front only.
+struct Datagram<'a> {
+    bytes: &'a [u8],
+    /// Its length on the wire.
+    len: u32,
+}
+
+impl Payload for Datagram<'_> {
+    fn len(&self) -> u32 {
+        self.len
+    }
+
+    fn load<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> u32 {
+        self.bytes.load(offset, buffer)
+    }
+}
+
+impl datagram::Readers for Datagram<'_> {}
+
 /// Keeps a datagram that looks like one of a handshake: QUIC's with a long header, DTLS' records.
 fn hear(heard: &mut Vec<Vec<u8>>, payload: &[u8]) {
     let opens = payload.first().is_some_and(|first| first & 0x80 != 0 || matches!(first, 20..=22));
     if opens && heard.len() < DATAGRAMS {
         heard.push(payload.get(..OPENING).unwrap_or(payload).to_vec());
-    }
-}
-
-impl Stream {
-    fn new() -> Self {
-        let mut inspection = Inspection::default();
-        inspect::demand(&mut inspection, Demand::OFF);
-        Self { inspection, directions: Default::default(), finished: [false; 2], midstream: false }
-    }
-
-    fn ends_before(&self, tcp: Tcp, sender: u8) -> bool {
-        let opens = tcp.syn && !tcp.ack;
-        let again = self.directions.get(usize::from(sender)).and_then(Segments::first) == Some(tcp.seq);
-        opens && !(sender == 0 && again) && (self.finished != [false; 2] || self.has_data() || sender == 0)
-    }
-
-    fn has_data(&self) -> bool {
-        self.directions.iter().any(|direction| direction.handed_over() > 0)
-    }
-
-    fn segment(&mut self, sender: u8, tcp: Tcp, payload: &[u8]) {
-        let Some(direction) = self.directions.get_mut(usize::from(sender)) else { return };
-        if let Some(finished) = self.finished.get_mut(usize::from(sender)) {
-            *finished |= tcp.fin || tcp.rst;
-        }
-        if tcp.syn {
-            direction.begin(tcp.seq);
-            stream::begin(&mut self.inspection, sender, tcp.seq);
-        } else if !direction.has_begun() && !tcp.rst {
-            // Only a capture that begins in the middle has a direction without a SYN.
-            self.midstream = true;
-            self.inspection.flags |= Inspection::FLAG_MIDSTREAM;
-        }
-        if payload.is_empty() || tcp.rst {
-            return;
-        }
-        let inspection = &mut self.inspection;
-        direction.take(tcp.seq, payload, &mut |seq, payload| {
-            // Level off: nothing is ever held or refused.
-            let _ = stream::segment(inspection, sender, seq, &payload);
-        });
-    }
-
-    fn finish(&mut self) {
-        for (sender, direction) in (0..).zip(&mut self.directions) {
-            let inspection = &mut self.inspection;
-            direction.finish(&mut |seq, payload| {
-                let _ = stream::segment(inspection, sender, seq, &payload);
-            });
-        }
-    }
-
-    fn opener(&self) -> &[u8] {
-        let [opener, _] = &self.directions;
-        opener.kept()
-    }
-
-    fn handshake(&self) -> Option<Handshake> {
-        let opener = self.opening(0).unwrap_or_default();
-        let receiver = self.opening(1).unwrap_or_default();
-        (!opener.is_empty()).then(|| Handshake::read(opener, receiver))
-    }
-
-    /// A direction's bytes from where its TLS began.
-    fn opening(&self, sender: u8) -> Option<&[u8]> {
-        let direction = self.directions.get(usize::from(sender))?;
-        let behind = stream::hello_offset(&self.inspection, sender, direction.end()?)?;
-        let start = usize::try_from(direction.handed_over().checked_sub(behind)?).ok()?;
-        let bytes = direction.kept().get(start..)?;
-        Some(bytes.get(..OPENING).unwrap_or(bytes))
     }
 }

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 /// Bytes that may wait.
-const WAITING: usize = 256 << 10;
+const WAITING: usize = 64 << 10;
 /// Bytes from the beginning that are kept.
-const KEPT: usize = 16 << 10;
+pub(super) const KEPT: u32 = 16 << 10;
 
 /// A direction.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl Segments {
         hand_over(self.first.unwrap_or(0).wrapping_add(at), payload);
         let Some(new) = payload.get(known..) else { return };
         if usize::try_from(self.next).unwrap_or(usize::MAX) == self.kept.len() {
-            let room = KEPT.saturating_sub(self.kept.len());
+            let room = usize::try_from(KEPT).unwrap_or(0).saturating_sub(self.kept.len());
             self.kept.extend_from_slice(new.get(..room.min(new.len())).unwrap_or_default());
         }
         self.next = self.next.wrapping_add(u32::try_from(new.len()).unwrap_or(0));
