@@ -161,6 +161,12 @@ pub fn judge(inspection: &mut Inspection, sender: u32, fits: u32) -> u32 {
         return identification(inspection, sender, head);
     }
     if inner {
+        if !strict && sender != 0 && client == Fit::No && server == Fit::No && fits.server() != Fit::No {
+            // What it answers was missed.
+            let is = fits.server() == Fit::Is;
+            let app = App::from_code(inspection.app);
+            return if is { conclude(inspection, Class::Unknown, app) } else { code::END };
+        }
         return inside(inspection, sender, head, client != Fit::No || server != Fit::No);
     }
     if strict {
@@ -192,6 +198,10 @@ pub fn look(inspection: &mut Inspection, sender: u32, found: u32) -> u32 {
     let strict = is_strict(inspection);
     match Found::from_code(found) {
         Found::Clear(app) => conclude(inspection, Class::Clear, app),
+        // A server of SSH may say something before it says who it is (RFC 4253, 4.2).
+        Found::Likely(_) if !strict && other.marks & mark::SSH != 0 => {
+            conclude(inspection, Class::Unknown, App::Unknown)
+        }
         Found::Likely(app) if strict || says_enough(other_head) => {
             // What the other end's words were taken for says more than that these are words.
             let told = App::from_code(inspection.app);
@@ -338,6 +348,12 @@ fn inside(inspection: &mut Inspection, sender: u32, head: Head, may_be_tls: bool
     let again = app == App::Postgresql && sender == 0 && side(inspection, 0).turns != 0;
     if again && may_begin!(head, b"\x00\x00\x00\x08\x04\xd2\x16\x2f") {
         return starttls::ask_again(inspection, head);
+    }
+    if app == App::Ftp && sender == 0 && may_begin!(head, b"AUTH ") {
+        return starttls::go_on(inspection, head);
+    }
+    if app == App::Xmpp && may_begin!(head, b"</starttls>", b"</proceed>") {
+        return starttls::close(inspection, sender, head);
     }
     if app == App::Tds && begins!(head, b"\x12") {
         // TLS in the protocol's own packets; whether for the login alone does not show here.

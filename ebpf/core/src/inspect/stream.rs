@@ -45,6 +45,14 @@ pub fn begin_within(inspection: &mut Inspection, sender: u8, seq: u32) {
     }
 }
 
+/// Tells that a direction ends: of clear text of which only the answer would say what it is, none will come.
+#[inline(always)]
+pub fn end(inspection: &mut Inspection) {
+    if inspection.phase == Inspection::READING && inspection.class == Class::Clear as u8 {
+        inspection.phase = Inspection::DONE;
+    }
+}
+
 /// Reads a segment whose payload begins at sequence number `seq`, and rules on it. `sender` is 0 for the
 /// opener, 1 for the receiver.
 #[inline(always)]
@@ -211,7 +219,9 @@ pub fn enter(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut C
     cursor.at = old;
     // An opening that is still to come begins ahead.
     let read = own.next.wrapping_sub(own.start);
-    if !strict && class == Class::Unknown as u8 && read > ENOUGH && read >> 31 == 0 {
+    let enough = if class == Class::Clear as u8 { UNANSWERED } else { ENOUGH };
+    let open = class == Class::Unknown as u8 || class == Class::Clear as u8;
+    if !strict && open && read > enough && read >> 31 == 0 {
         inspection.phase = Inspection::DONE;
         return code::END;
     }
@@ -325,6 +335,8 @@ const ROUNDS: u32 = 32;
 const GAPS: u8 = 16;
 /// A direction of so many bytes, and still unknown, stays so.
 const ENOUGH: u32 = 1 << 16;
+/// One of so many bytes of clear text is what it was taken for: nobody answers who could put that right.
+const UNANSWERED: u32 = 1 << 11;
 
 /// From now on every byte counts, and where some were missing while it did not matter nobody knows where a
 /// message begins: what is known of the flow stays, and a direction that was still being read is one that was

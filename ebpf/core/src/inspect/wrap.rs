@@ -57,6 +57,12 @@ pub(super) fn begin(inspection: &mut Inspection, head: Head) -> u32 {
         hand_over(opener, mode::HEADERS);
         opener.header = [0; 8];
         receiver.marks |= mark::OWES;
+        if receiver.state == mode::SKIP {
+            // An answer before this one is over, however long it was said to be, and it was not all.
+            (inspection.class, inspection.app) = (Class::Unknown as u8, App::Unknown as u8);
+            (receiver.start, receiver.record, receiver.have) = (receiver.next, receiver.next, 0);
+            receiver.state = mode::OPENING;
+        }
     } else {
         return code::LOOK;
     }
@@ -64,7 +70,11 @@ pub(super) fn begin(inspection: &mut Inspection, head: Head) -> u32 {
     code::AGAIN
 }
 
-/// Judges the beginning of the answer to a CONNECT: a success is looked through, anything else is HTTP.
+/// The longest answer of a proxy that wants to know who asks.
+const LONGEST_ANSWER: u32 = 1 << 20;
+
+/// Judges the beginning of the answer to a CONNECT: a success is looked through, anything else is HTTP. Where
+/// nothing is stopped, whoever was asked for a password may ask again (RFC 9110, 11.7.1).
 #[inline(always)]
 pub(super) fn answer(inspection: &mut Inspection, head: Head) -> u32 {
     let [_, receiver] = &mut inspection.streams;
@@ -79,6 +89,17 @@ pub(super) fn answer(inspection: &mut Inspection, head: Head) -> u32 {
     }
     if begins!(head, b"HTTP/1.") && head.have() < 10 {
         return code::END;
+    }
+    if !is_strict(inspection) && may_begin!(head, b"HTTP/1.1 407", b"HTTP/1.0 407") {
+        if head.have() < 12 {
+            return code::END;
+        }
+        let [_, receiver] = &mut inspection.streams;
+        receiver.marks &= !mark::OWES;
+        restart(receiver, LONGEST_ANSWER);
+        (inspection.class, inspection.app) = (Class::Clear as u8, App::Http1 as u8);
+        inspection.flags &= !Inspection::FLAG_TUNNELLED;
+        return code::AGAIN;
     }
     if is_strict(inspection) || begins!(head, b"HTTP/1.") {
         return conclude(inspection, Class::Clear, App::Http1);

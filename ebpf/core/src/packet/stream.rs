@@ -27,6 +27,12 @@ impl Span {
         self.flags & 0x02 != 0
     }
 
+    /// It ends its direction (FIN).
+    #[inline(always)]
+    pub const fn ends(&self) -> bool {
+        self.flags & 0x01 != 0
+    }
+
     /// It has urgent data, or announces some (RFC 9293, 3.8.5).
     #[inline(always)]
     pub const fn is_urgent(&self) -> bool {

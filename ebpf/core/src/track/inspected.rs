@@ -32,7 +32,9 @@ pub fn inspect<H: Hook>(hook: &H, owned: &H::Owned, control: &Control, direction
     // Where this end's own direction begins is seen in its SYN; of the other one, TCP itself says it, which
     // does not believe everybody.
     let begins = span.begins() && direction == Direction::Egress;
-    if (span.len == 0 && !begins && !span.is_urgent()) || owned.read(|flow| flow.reading.settled != 0) {
+    if (span.len == 0 && !begins && !span.is_urgent() && !span.ends())
+        || owned.read(|flow| flow.reading.settled != 0)
+    {
         return Finding::Passes;
     }
     if !hook.lock(owned) {
@@ -127,6 +129,9 @@ fn look<H: Hook>(
     let before = hook.on_begin(flow, sender);
     if ruling == Ruling::Pass && flow.inspection.phase <= Inspection::FOLLOWING {
         ruling = read(hook, flow, direction, sender, span);
+        if span.ends() {
+            stream::end(&mut flow.inspection);
+        }
     }
     let more = hook.on_tell(flow, sender, (span.at, span.len, span.seq), before, ruling.code());
     flow.reading.settled = u8::from(flow.inspection.phase == Inspection::DONE && !more);

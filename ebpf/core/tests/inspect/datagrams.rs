@@ -257,8 +257,56 @@ fn a_call_that_asks_its_way_first_is_encrypted() {
         (0, b"\0\x01\0\0\x21\x12\xa4\x42\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c".to_vec()),
         (1, b"\x01\x01\0\0\x21\x12\xa4\x42\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c".to_vec()),
     ];
+    for number in 0..40 {
+        // However often it asks, each time by another number.
+        let (sender, mut again) = flow[number & 1].clone();
+        again[15] = number as u8;
+        flow.push((sender, again));
+    }
+    assert_eq!(class(&play(&flow, Demand::OFF).0), (Class::Clear, App::Stun));
+    let mut other = flow.clone();
     flow.extend(recorded(include_str!("flows/dtls12.txt")));
     assert_eq!(class(&play(&flow, Demand::OFF).0), (Class::Dtls, App::Unknown));
+    // What follows may be anything.
+    other.push((0, of(180, b"\x80\x60")));
+    assert_eq!(class(&play(&other, Demand::OFF).0), (Class::Unknown, App::Stun));
+}
+
+/// A packet of NTP: its first four bytes, what its sender says of himself, and the seconds of its four times.
+fn ntp(head: [u8; 4], of_itself: &[u8; 12], seconds: [u32; 4]) -> Vec<u8> {
+    let mut bytes = [head.as_slice(), of_itself].concat();
+    for second in seconds {
+        bytes.extend(second.to_be_bytes());
+        bytes.extend([0x5e, 0x91, 0x7c, 0x03].map(|byte| if second == 0 { 0 } else { byte }));
+    }
+    bytes
+}
+
+#[test]
+fn a_packet_of_ntp_has_times_that_go_together() {
+    const NOW: u32 = 0xe91a_2b3c;
+    let known = b"\0\0\x06\0\0\0\x09\0\xc0\0\x02\x01";
+    let right = [
+        ("SNTP", ntp([0x1b, 0, 0, 0], &[0; 12], [0; 4])),
+        ("a random time, and nothing else", ntp([0x23, 0, 6, 0x20], &[0; 12], [0, 0, 0, 0x1234_5678])),
+        ("a client that has a clock", ntp([0x23, 3, 6, 0xe9], known, [NOW - 500, NOW - 64, NOW - 64, NOW])),
+        ("Windows", ntp([0xdb, 0, 17, 0xe9], known, [NOW - 300_000, 0, 0, NOW])),
+        ("an answer", ntp([0x24, 2, 6, 0xe9], known, [NOW - 900, NOW - 1, NOW, NOW])),
+        ("an answer of nobody who knows", ntp([0xe4, 16, 6, 0xe9], known, [0, NOW, NOW, NOW])),
+        ("the next era", ntp([0x24, 2, 6, 0xe9], known, [u32::MAX - 80, u32::MAX, 3, 3])),
+    ];
+    for (name, packet) in right {
+        assert_eq!(class(&play(&vec![(0, packet)], Demand::OFF).0), (Class::Clear, App::Ntp), "{name}");
+    }
+    for seconds in [
+        [NOW, NOW - 64, NOW - 64, NOW - 100],
+        [NOW - 900, 0x1234_5678, NOW, NOW],
+        [NOW - 900, NOW, 0x77aa_0011, NOW],
+        [NOW - 40_000_000, NOW, NOW, NOW],
+    ] {
+        let packet = ntp([0x1b, 2, 6, 0xe9], known, seconds);
+        assert_eq!(class(&play(&vec![(0, packet)], Demand::OFF).0).0, Class::Unknown, "{seconds:x?}");
+    }
 }
 
 #[test]

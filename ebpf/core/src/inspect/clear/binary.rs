@@ -128,7 +128,8 @@ pub(super) fn answer(head: Head) -> Option<App> {
 /// A startup message of protocol 3, or a request to cancel a query.
 #[inline(always)]
 fn is_postgresql(head: Head) -> bool {
-    let startup = begins!(head.behind(4), b"\0\x03\0\0", b"\0\x03\0\x02")
+    // Version 3.0, 3.2, and 3.9999, which asks whether a server minds.
+    let startup = begins!(head.behind(4), b"\0\x03\0\0", b"\0\x03\0\x02", b"\0\x03\x27\x0f")
         && head.u16_at::<0>() == 0
         && head.u16_at::<2>() >= 9
         && head.u16_at::<2>() <= 10_000
@@ -282,6 +283,8 @@ fn is_kafka(head: Head) -> bool {
         && head.u16_at::<4>() <= 92
         && head.u16_at::<6>() <= 20
         && (name == 0xffff
+            // Of a client without a name, what a connection begins with: metadata, a mechanism, versions.
+            || (name == 0 && matches!(head.u16_at::<4>(), 3 | 17 | 18))
             || ((1..=255).contains(&name)
                 && fits
                 && head.behind(14).first(if name < 2 { 1 } else { 2 }).is_text()))

@@ -14,6 +14,7 @@ use bulkhead_abi::{App, Inspection};
 use super::{Payload, head::Head, stream::side};
 
 pub(super) use binary::is_ldap;
+pub(super) use opener::NEGOTIATION_FLAGS;
 pub(super) use text::{is_sip_request, is_syslog};
 
 /// What an opener's first bytes are: [`Found::code`]. One family of protocols after the other.

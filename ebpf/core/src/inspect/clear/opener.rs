@@ -106,10 +106,16 @@ fn is_ldap_start_tls(head: Head) -> bool {
 /// them it could be of another protocol over ISO transport.
 #[inline(always)]
 fn is_rdp(head: Head) -> bool {
+    let negotiates = begins!(head.behind(11), b"\x01")
+        && head.byte::<12>() & !NEGOTIATION_FLAGS == 0
+        && begins!(head.behind(13), b"\x08\0");
     begins!(head, b"\x03\0")
         && begins!(head.behind(5), b"\xe0\0\0\0\0\0")
-        && begins!(head.behind(11), b"\x01\0\x08\0", b"\x01\x01\x08\0", b"\x01\x02\x08\0", b"Cooki")
+        && (negotiates || begins!(head.behind(11), b"Cooki"))
 }
+
+/// What a request may set: restricted administration, redirected authentication, a number to correlate by.
+pub(in crate::inspect) const NEGOTIATION_FLAGS: u8 = 0x0b;
 
 /// The message before a login to Microsoft SQL Server that negotiates encryption (MS-TDS, 2.2.6.5): its
 /// header, and the first option, the version.

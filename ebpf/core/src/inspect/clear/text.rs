@@ -263,6 +263,7 @@ pub(in crate::inspect) fn is_sip_request(head: Head) -> bool {
     begins!(
         head,
         b"INVITE sip",
+        b"INVITE tel:",
         b"REGISTER sip",
         b"OPTIONS sip",
         b"MESSAGE sip",
@@ -333,7 +334,7 @@ pub(in crate::inspect) fn is_syslog(head: Head) -> bool {
 /// Whether the first line is there, and all of what is there is text.
 #[inline(always)]
 fn is_line(head: Head) -> bool {
-    head.is_text() && (head.is_full() || head.find(b'\n') == head.have())
+    head.is_text() && (head.is_full() || head.find(b'\n') != 0)
 }
 
 /// Whether enough of it is text that nothing else looks so by chance: sixteen bytes, or a whole line.

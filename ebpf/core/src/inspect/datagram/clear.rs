@@ -22,7 +22,7 @@ pub(super) const HIDDEN: u32 = 0x500;
 pub(super) const NUMBER: u32 = 16;
 
 /// Says whether a datagram is clear text: an [`App`] code and one of the above; 0 for neither. An answer of
-/// CoAP and a request carry, in the bits above, half a byte of their number.
+/// CoAP, a request, and a message of STUN carry, in the bits above, half a byte of their number.
 #[inline(always)]
 pub(super) fn look(payload: &impl Readers) -> u32 {
     match payload.numbers() {
@@ -57,7 +57,7 @@ fn is(app: Option<App>) -> u32 {
 pub fn numbers(payload: &impl Payload) -> u32 {
     let view = View::of(payload);
     if is_stun(&view) {
-        return LIKELY | App::Stun as u32;
+        return LIKELY | App::Stun as u32 | u32::from(view.head.byte::<15>() & 15) << NUMBER;
     }
     is(numbered(&view, payload))
 }
@@ -107,7 +107,7 @@ fn numbered(view: &View, payload: &impl Payload) -> Option<App> {
     if let Some(app) = dns(view) {
         return Some(app);
     }
-    if is_ntp(view) {
+    if is_ntp(view, payload) {
         return Some(App::Ntp);
     }
     // RFC 2131, 3: the magic cookie before the options.
@@ -317,11 +317,11 @@ const fn is_half_ascii(letter: u8) -> bool {
 
 /// A packet of NTP (RFC 5905, 7.3), as it is, with a digest, or with extensions.
 #[inline(always)]
-fn is_ntp(view: &View) -> bool {
+fn is_ntp(view: &View, payload: &impl Payload) -> bool {
     let head = view.head;
     let (version, mode) = ((head.byte::<0>() >> 3) & 7, head.byte::<0>() & 7);
     let (stratum, poll, precision) = (head.byte::<1>(), head.byte::<2>() as i8, head.byte::<3>() as i8);
-    view.len >= 48
+    let fits = view.len >= 48
         && view.len <= 1400
         && view.len & 3 == 0
         && matches!(version, 1..=4)
@@ -332,7 +332,24 @@ fn is_ntp(view: &View) -> bool {
         // Less than 256 s to the root, and to the truth.
         && head.byte::<4>() == 0
         && head.byte::<8>() == 0
-        && (view.len == 48 || matches!(mode, 3 | 4))
+        && (view.len == 48 || matches!(mode, 3 | 4));
+    if !fits {
+        return false;
+    }
+    // Who shows nothing of his clock; else he has looked at it, and heard of the other end, not long ago.
+    let silent = head.is_full() && head.behind(4).is_zero();
+    let rest = piece(payload, 32);
+    let said = rest.u32_at::<8>();
+    silent
+        || (is_lately(view.next.u32_at::<0>(), said)
+            && is_lately(view.next.u32_at::<8>(), said)
+            && is_lately(rest.u32_at::<0>(), said))
+}
+
+/// Whether a time of NTP, in seconds, is not known, or a year before another one at most.
+#[inline(always)]
+const fn is_lately(time: u32, now: u32) -> bool {
+    time == 0 || now.wrapping_sub(time) < 1 << 25
 }
 
 /// A request or an answer of Kerberos (RFC 4120, 5): its application tag, a sequence, version 5.

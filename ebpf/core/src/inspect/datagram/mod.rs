@@ -300,6 +300,14 @@ fn unclear(conversation: &mut Conversation, from: u8, found: u32) -> Ruling {
         if strict {
             return refuse(conversation, Reason::ClearText);
         }
+        if number & 3 != 0 {
+            // Of what is repeated until somebody answers one in four is counted.
+            return Ruling::Pass;
+        }
+    }
+    if found == 0 {
+        // What follows those may be anything.
+        conversation.class = Class::Unknown as u8;
     }
     if kind == clear::HIDDEN {
         (conversation.class, conversation.app) = (Class::Unknown as u8, app as u8);
@@ -307,8 +315,10 @@ fn unclear(conversation: &mut Conversation, from: u8, found: u32) -> Ruling {
     if strict && !conversation.accept.contains(Accept::UNKNOWN) {
         return refuse(conversation, Reason::Unclassified);
     }
-    if kind == clear::REQUEST && kept == 0 {
-        conversation.memory = memory::keep(memory::COAP, from) | number;
+    let request = memory::keep(memory::COAP, from) | number;
+    // Where both ends are here, each reads it.
+    if kind == clear::REQUEST && (kept == 0 || kept == request) {
+        conversation.memory = request;
         return Ruling::Pass;
     }
     // Nobody else answers so.

@@ -158,6 +158,8 @@ static NEXT: [u8; 512] = {
             (PLAIN | DOTTED, COLON) => VALUE,
             (DOTTED, SPACE) => NUMBER,
             (VALUE | 7, _) if in_number => 7,
+            // Several at once.
+            (7, COLON) => VALUE,
             (7, PIPE) => STATSD,
             (NUMBER | 9, _) if in_number => 9,
             (9, SPACE) => TIME,

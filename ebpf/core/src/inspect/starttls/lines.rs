@@ -229,14 +229,20 @@ fn command(app: App, line: Head) -> (App, Command) {
             (app, command)
         }
         App::Imap => {
+            // Behind a long tag there is only room for the first letters of the command.
+            let cut = line.is_full();
             let line = line.behind(line.find(b' '));
-            let command = if says!(line, b"STARTTLS\r", b"STARTTLS\n") {
-                Command::StartTls
-            } else if says!(line, b"CAPABILIT", b"NOOP", b"ID ", b"LOGOUT", b"ENABLE ") {
-                Command::Neutral
-            } else {
-                Command::Other
-            };
+            let cut = cut && line.have() >= ROOM - LONGEST_TAG;
+            let command =
+                if says!(line, b"STARTTLS\r", b"STARTTLS\n") || (cut && may_say!(line, b"STARTTLS\r")) {
+                    Command::StartTls
+                } else if says!(line, b"CAPABILIT", b"NOOP", b"ID ", b"LOGOUT", b"ENABLE ")
+                    || (cut && may_say!(line, b"CAPABILIT"))
+                {
+                    Command::Neutral
+                } else {
+                    Command::Other
+                };
             (app, command)
         }
         App::Xmpp => {
@@ -325,7 +331,7 @@ fn is_allowed(inspection: &Inspection, app: App, line: Head) -> bool {
     }
 }
 
-/// The longest tag of an IMAP command that leaves enough of the line to tell the command by.
-const LONGEST_TAG: u32 = 9;
+/// The longest tag of an IMAP command, with its space, that leaves enough of the line to tell the command by.
+const LONGEST_TAG: u32 = 10;
 
-const _: () = assert!(ROOM - LONGEST_TAG >= 7);
+const _: () = assert!(ROOM - LONGEST_TAG >= 6);

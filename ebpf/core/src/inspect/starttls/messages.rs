@@ -4,6 +4,7 @@ use bulkhead_abi::{App, Class, Inspection, Reason};
 
 use crate::inspect::{
     Cursor, Payload,
+    clear::NEGOTIATION_FLAGS,
     head::{Head, begins, may_begin},
     stream::{advance, code, conclude, is_strict, load, mark, mode, refuse, restart, side_mut},
 };
@@ -144,7 +145,11 @@ pub(super) fn may_be_rdp(head: Head) -> bool {
         && (have < 3 || head.byte::<2>() <= 1)
         && (have < 6 || begins!(head.behind(5), b"\xe0"))
         && (have < 7 || may_begin!(head.behind(6), b"\x00\x00\x00\x00\x00"))
-        && (have < 12 || may_begin!(head.behind(11), b"\x01\x00\x08\x00", b"Cooki"))
+        && (have < 12
+            || may_begin!(head.behind(11), b"Cooki")
+            || (head.byte::<11>() == 1
+                && (have < 13 || head.byte::<12>() & !NEGOTIATION_FLAGS == 0)
+                && (have < 14 || may_begin!(head.behind(13), b"\x08\x00"))))
 }
 
 /// Whether this may yet be MySQL's greeting (protocol 10).

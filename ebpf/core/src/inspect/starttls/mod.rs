@@ -16,7 +16,7 @@ pub(super) use messages::{ask_again, message};
 use super::{
     head::{Head, may_begin as may_be, may_say},
     opening::accepts_dialogue,
-    stream::{code, hand_over, mark, mode, refuse, restart},
+    stream::{code, hand_over, mark, mode, refuse, restart, side_mut},
 };
 
 /// Whether a direction's first bytes may yet be those of a dialogue that is accepted.
@@ -67,5 +67,30 @@ pub(super) fn begin(inspection: &mut Inspection, _sender: u32, app: App, head: H
             hand_over(receiver, mode::LINES);
         }
     }
+    code::AGAIN
+}
+
+/// The opener of an FTP dialogue was denied one mechanism and names another (RFC 4217, 4): the dialogue goes on.
+#[inline(always)]
+pub(super) fn go_on(inspection: &mut Inspection, head: Head) -> u32 {
+    if head.have() < 5 {
+        return code::END;
+    }
+    let [opener, receiver] = &mut inspection.streams;
+    opener.marks &= !mark::INNER;
+    receiver.marks &= !mark::INNER;
+    hand_over(opener, mode::LINES);
+    hand_over(receiver, mode::LINES);
+    code::AGAIN
+}
+
+/// A tag of XMPP ends that was opened and closed apart.
+#[inline(always)]
+pub(super) fn close(inspection: &mut Inspection, sender: u32, head: Head) -> u32 {
+    let end = head.find(b'>');
+    if end == 0 {
+        return code::END;
+    }
+    restart(side_mut(inspection, sender), end);
     code::AGAIN
 }

@@ -64,6 +64,32 @@ fn wrapped(wrap: &[(u8, &[u8])], flow: Flow) -> Flow {
     wrap.iter().map(|(sender, bytes)| (*sender, bytes.to_vec())).chain(flow).collect()
 }
 
+/// A proxy that wants to know who asks (RFC 9110, 15.5.8), asked again on the same connection.
+#[test]
+fn who_is_asked_for_a_password_may_ask_again() {
+    let refusal = [
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 3000\r\n\r\n".as_slice(),
+        &[b'x'; 3000],
+    ]
+    .concat();
+    // Also within what comes behind the second answer.
+    let behind = 2 * CONNECT.len();
+    let later: crate::talk::Cut = Box::new(move |who, at| who == 0 && (behind..behind + 20).contains(&at));
+    for (cut_name, cut) in cuts().into_iter().chain([("behind it".to_owned(), later)]) {
+        let flow = wrapped(&[(0, CONNECT), (1, &refusal), (0, CONNECT), (1, CONNECTED)], flows::tls());
+        let talk = play(&flow, Demand::OFF, &cut);
+        assert_eq!(talk.class(), (Class::Tls, App::Unknown), "{cut_name}");
+        // And who is not let through speaks HTTP.
+        let clear =
+            wrapped(&[(0, CONNECT), (1, &refusal), (0, b"GET http://a/ HTTP/1.1\r\n\r\n")], Flow::new());
+        let talk = play(&clear, Demand::OFF, &cut);
+        assert_eq!(talk.class(), (Class::Clear, App::Http1), "{cut_name}");
+        let talk = play(&flow, Demand::REQUIRE, &cut);
+        assert_eq!(talk.refused, Some(Reason::ClearText), "{cut_name}");
+    }
+}
+
+const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x30\x39\x01\xbb";
 const CONNECT: &[u8] =
     b"CONNECT db.example:443 HTTP/1.1\r\nHost: db.example:443\r\nUser-Agent: curl/8\r\n\r\n";

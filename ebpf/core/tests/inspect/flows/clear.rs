@@ -40,6 +40,18 @@ pub fn clear() -> Vec<(&'static str, Flow, App)> {
             vec![opens(b"\0\0\0\x54\0\x03\0\0user\0postgres\0"), answers(b"R\0\0\0\x08\0\0\0\0")],
             App::Postgresql,
         ),
+        ("PostgreSQL 3.9999", vec![opens(b"\0\0\0\x54\0\x03\x27\x0fuser\0postgres\0")], App::Postgresql),
+        (
+            "Kafka, a client without a name",
+            vec![opens(b"\0\0\0\x0a\0\x12\0\0\0\0\0\x01\0\0")],
+            App::Kafka,
+        ),
+        (
+            "memcached, two lines",
+            vec![opens("ms foo 3\r\nbar\r\n"), answers("HD\r\n")],
+            App::Memcached,
+        ),
+        ("SIP to a number", vec![opens("INVITE tel:+12015550123 SIP/2.0\r\n")], App::Sip),
         (
             "PostgreSQL, TLS denied",
             vec![

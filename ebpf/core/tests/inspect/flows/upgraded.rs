@@ -51,6 +51,43 @@ pub fn upgraded() -> Vec<(&'static str, Flow, App)> {
             App::Imap,
         ),
         (
+            "IMAP, with tags of nine letters",
+            then_tls(vec![
+                answers("* OK ready\r\n"),
+                opens("A00000000 CAPABILITY\r\n"),
+                answers("* CAPABILITY IMAP4rev1 STARTTLS\r\nA00000000 OK done\r\n"),
+                opens("A00000001 STARTTLS\r\n"),
+                answers("A00000001 OK go ahead\r\n"),
+            ]),
+            App::Imap,
+        ),
+        (
+            "FTP that is denied the first mechanism",
+            then_tls(vec![
+                answers("220 ready\r\n"),
+                opens("AUTH SSL\r\n"),
+                answers("504 AUTH SSL is not known\r\n"),
+                opens("AUTH TLS\r\n"),
+                answers("234 AUTH TLS OK.\r\n"),
+            ]),
+            App::Ftp,
+        ),
+        (
+            "RDP that is redirected and has a number",
+            then_tls(vec![
+                opens(
+                    [
+                        b"\x03\0\0\x37\x32\xe0\0\0\0\0\0\x01\x0a\x08\0\x0b\0\0\0\x06\0\x24\0".as_slice(),
+                        &[0x5a; 16],
+                        &[0; 16],
+                    ]
+                    .concat(),
+                ),
+                answers(b"\x03\0\0\x13\x0e\xd0\0\0\x12\x34\0\x02\x1f\x08\0\x08\0\0\0"),
+            ]),
+            App::Rdp,
+        ),
+        (
             "POP3",
             then_tls(vec![
                 answers("+OK Dovecot ready.\r\n"),
