@@ -67,6 +67,18 @@ impl Lab {
         Lab { _servers: servers, agent, node, net }
     }
 
+    /// A server of ours on port 8443.
+    fn serve_script(&self, python: &str, script: &str) -> Program {
+        const SERVE: &str = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+                             -subj /CN=api.test -keyout key -out cert 2>/dev/null && touch ready && \
+                             exec $0 $1 serve 8443 cert key";
+        let launch = Launch::new(["sh", "-c", SERVE, python, script]);
+        let mut server = launch.start(self.net.ns("api").unwrap(), self.node.path()).unwrap();
+        let ready = server.folder().join("ready");
+        server.wait_until(LONG, || ready.exists()).unwrap();
+        server
+    }
+
     /// Asks for a page until the server listens.
     fn fetch(&self, port: u16, options: &[&str]) -> Said {
         let target = format!("10.65.2.2:{port}");
@@ -130,6 +142,19 @@ impl Lab {
     }
 }
 
+/// Python with what our programs need; without it a test is left.
+fn python() -> Option<String> {
+    let python = std::env::var("BULKHEAD_PYTHON").ok();
+    if python.is_none() {
+        eprintln!("skipped: BULKHEAD_PYTHON is not set; `cargo xtask test` sets it");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "BULKHEAD_PYTHON is not set, and CI says that this must run"
+        );
+    }
+    python
+}
+
 /// A client with an open connection.
 struct Held {
     program: Program,
@@ -149,24 +174,10 @@ impl Held {
 #[test]
 fn quics_handshake_is_listed_too() {
     require_agent!();
-    let Ok(python) = std::env::var("BULKHEAD_PYTHON") else {
-        eprintln!("skipped: BULKHEAD_PYTHON is not set; `cargo xtask test` sets it");
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "BULKHEAD_PYTHON is not set, and CI says that this must run"
-        );
-        return;
-    };
-    const SERVE: &str = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
-                         -subj /CN=api.test -keyout key -out cert 2>/dev/null && touch ready && \
-                         exec $0 $1 serve 8443 cert key";
+    let Some(python) = python() else { return };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/python/quic.py");
     let lab = Lab::new(&[]);
-    let mut server = Launch::new(["sh", "-c", SERVE, &python, script])
-        .start(lab.net.ns("api").unwrap(), lab.node.path())
-        .unwrap();
-    let ready = server.folder().join("ready");
-    server.wait_until(LONG, || ready.exists()).unwrap();
+    let _server = lab.serve_script(&python, script);
     let client = Launch::new([&python, script, "ask", "10.65.2.2", "8443"]).input(b"hello");
     wait_until(LONG, "the server answers", || {
         client.run(lab.net.ns("web").unwrap(), lab.node.path(), LONG).unwrap().output == b"hello"
@@ -180,6 +191,57 @@ fn quics_handshake_is_listed_too() {
     assert_eq!(service.server_names.names[0].0, "bulkhead.test", "{service:#?}");
     assert_eq!(service.alpn.names[0].0, "bulkhead-echo", "{service:#?}");
     assert!(service.ja4.names[0].0.starts_with("q13d"), "{service:#?}");
+}
+
+/// Which edges withstand a quantum computer: what was offered, and what was chosen.
+#[test]
+fn a_post_quantum_key_exchange_is_listed_as_chosen() {
+    require_agent!();
+    let Some(python) = python() else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/python/postquantum.py");
+    let lab = Lab::new(&[]);
+    let _server = lab.serve_script(&python, script);
+    let client = Launch::new([&python, script, "ask", "10.65.2.2", "8443"]).input(b"hello");
+    wait_until(LONG, "the server answers", || {
+        client.run(lab.net.ns("web").unwrap(), lab.node.path(), LONG).unwrap().output == b"hello"
+    })
+    .unwrap();
+    let service = lab.service(8443, |service| !service.handshakes.is_empty());
+    let agreed = &service.handshakes[0];
+    assert_eq!((&*agreed.version, &*agreed.group), ("1.3", "X25519MLKEM768"), "{service:#?}");
+    assert_eq!(agreed.group_kind, "hybrid", "{service:#?}");
+    assert!(service.post_quantum_offered >= 1, "{service:#?}");
+    assert!(lab.metric("bulkhead_tls_flows_total", "group_kind=\"hybrid\"") >= 1.0);
+}
+
+/// DTLS' handshake comes in datagrams.
+#[test]
+fn dtlss_handshake_is_listed_too() {
+    require_agent!();
+    const SERVE: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=api.test -keyout key -out cert \
+                         2>/dev/null && touch ready && \
+                         exec gnutls-serv --udp --echo --quiet --port 8443 --x509certfile cert --x509keyfile key";
+    const ASK: &str = "mkfifo input && { openssl s_client -dtls1_2 -connect 10.65.2.2:8443 -servername api.test \
+                       <input & } && client=$! && exec 3>input && echo hello-back >&3; \
+                       while kill -0 $client 2>/dev/null && ! grep -q hello-back .output; do sleep 0.05; done; \
+                       exec 3>&-; wait $client";
+    let lab = Lab::new(&[]);
+    let serve = Launch::new(["sh", "-c", SERVE]);
+    let mut server = serve.start(lab.net.ns("api").unwrap(), lab.node.path()).unwrap();
+    let ready = server.folder().join("ready");
+    server.wait_until(LONG, || ready.exists()).unwrap();
+    let client = Launch::new(["sh", "-c", ASK]);
+    wait_until(LONG, "the server answers", || {
+        let said = client.run(lab.net.ns("web").unwrap(), lab.node.path(), LONG).unwrap();
+        String::from_utf8_lossy(&said.output).contains("hello-back")
+    })
+    .unwrap();
+    let service = lab.service(8443, |service| !service.handshakes.is_empty());
+    let agreed = &service.handshakes[0];
+    assert_eq!((&*agreed.class, &*agreed.version), ("dtls", "1.2"), "{service:#?}");
+    assert_eq!((&*agreed.cipher_strength, &*agreed.group_kind), ("strong", "classic"), "{service:#?}");
+    assert!(service.certificates[0].subject.contains("api.test"), "{service:#?}");
+    assert_eq!(service.server_names.names[0].0, "api.test", "{service:#?}");
 }
 
 #[test]

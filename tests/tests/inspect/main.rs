@@ -2,6 +2,7 @@
 //!
 //! * [`streams`]: TCP, of which not one byte in clear arrives, and both ends hear of it.
 //! * [`order`]: TCP whose segments overtake one another.
+//! * [`places`]: wherever they meet.
 //! * [`reading`]: how many handshakes user space reads at once.
 //! * [`datagrams`]: UDP, of which each datagram is judged; [`trains`]: also where many are one packet.
 //! * [`enclosed`]: ESP and AH, whose protocol says it.
@@ -11,6 +12,7 @@ mod datagrams;
 mod enclosed;
 mod lab;
 mod order;
+mod places;
 mod reading;
 mod streams;
 mod trains;

@@ -1,13 +1,15 @@
 //! TCP: the first byte in clear is stopped, and both programs hear of it.
 
+use bulkhead_abi::{App, Class, Tls};
 use bulkhead_tests::harness::{Agent, Dial, Errno, Kind, Pair, Peer, Serve, Socket, wait_until};
 use bulkhead_tests::require_agent;
 
 use crate::lab::{Lab, SOON, counted};
 
 /// A request and a greeting, in clear.
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-const GREETING: &[u8] = b"220 mail.example ESMTP ready\r\n";
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+/// See [`REQUEST`].
+pub(crate) const GREETING: &[u8] = b"220 mail.example ESMTP ready\r\n";
 
 #[test]
 fn no_byte_of_clear_text_arrives_where_encryption_is_required() {
@@ -139,6 +141,59 @@ fn a_silent_clear_flow_ends_when_encryption_becomes_required() {
     }
 }
 
+#[test]
+fn what_nobody_can_tell_passes_where_the_rule_says_so() {
+    require_agent!();
+    let lab = Lab::one_node();
+    let policy = lab.policy("require").replace("\"require\"", "{ require = true, unknown = \"allow\" }");
+    let _agent = Agent::start(&lab.root, &policy).unwrap();
+    let nothing: Vec<u8> = (0..200u32).map(|number| (number * 151 % 251) as u8 | 0x80).collect();
+    let (near, far) = lab.connect(7950);
+    for _ in 0..3 {
+        lab.client.send(&near, &nothing, None).unwrap();
+        assert_eq!(lab.server.recv(&far, SOON).unwrap().0, nothing);
+        lab.server.send(&far, &nothing, None).unwrap();
+        assert_eq!(lab.client.recv(&near, SOON).unwrap().0, nothing);
+    }
+    // What is known to be clear text does not.
+    let (near, far) = lab.connect(7951);
+    lab.client.send(&near, REQUEST, None).unwrap();
+    see_reset(&lab.server, &far);
+    see_end(&lab.client, &near);
+}
+
+/// Of a text that nobody answers only the answer could say what it is: it is told of when it ends, or when
+/// there is much of it.
+#[test]
+fn clear_text_that_nobody_answers_is_told_of() {
+    require_agent!();
+    let lab = Lab::one_node();
+    let agent = lab.agent("report");
+    let texts = || {
+        let classes = agent.reader().unwrap().classes().unwrap();
+        let texts = classes.iter().filter(|(key, _)| {
+            (key.class, key.app, key.level) == (Class::Clear as u8, App::Text as u8, Tls::Report as u8)
+        });
+        texts.map(|(_, flows)| flows).sum::<u64>()
+    };
+    for (port, (times, ends)) in (7900..).zip([(1, true), (100, false)]) {
+        let (near, far) = lab.connect(port);
+        for _ in 0..times {
+            lab.client.send(&near, b"servers.web1.load 0.25 1700000000\n", None).unwrap();
+        }
+        assert!(!lab.server.recv(&far, SOON).unwrap().0.is_empty());
+        if ends {
+            lab.client.close(&near).unwrap();
+        }
+        wait_until(SOON, "it is counted", || texts() == u64::from(port) - 7899).unwrap();
+    }
+    wait_until(SOON, "it is found", || {
+        let output = agent.run("findings", &["--kind", "plaintext", "--format", "json"]).unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("\"subject\":\"tcp/7900\"")
+    })
+    .unwrap();
+}
+
 /// Clear text both ways.
 fn talk(lab: &Lab, near: &Socket, far: &Socket) {
     lab.client.send(near, REQUEST, None).unwrap();
@@ -148,7 +203,7 @@ fn talk(lab: &Lab, near: &Socket, far: &Socket) {
 }
 
 /// The program reads nothing but a reset.
-fn see_reset(peer: &Peer, socket: &Socket) {
+pub(crate) fn see_reset(peer: &Peer, socket: &Socket) {
     match peer.recv(socket, SOON) {
         Ok((data, _)) => panic!("{} bytes arrived: {:?}", data.len(), String::from_utf8_lossy(&data)),
         Err(error) => {
@@ -159,7 +214,7 @@ fn see_reset(peer: &Peer, socket: &Socket) {
 }
 
 /// The program hears that its connection is gone.
-fn see_end(peer: &Peer, socket: &Socket) {
+pub(crate) fn see_end(peer: &Peer, socket: &Socket) {
     let ended = peer.ended(socket, SOON).unwrap();
     let error = ended.error().expect("an orderly end");
     assert!(is_end(error), "{error}");

@@ -1,6 +1,7 @@
 //! Clear text behind a genuine handshake: bare, and in something that looks like TLS records.
 
 use bulkhead_tests::harness::Agent;
+use bulkhead_tests::harness::threat::{DB, DB6};
 
 use crate::record::Sender;
 use crate::require_speakers;
@@ -50,6 +51,7 @@ fn clear_text_behind_a_handshake_is_not_delivered() {
                 name,
                 conversation,
                 opener,
+                to: if at & 1 == 0 { DB } else { DB6 },
                 cut: (*sender, before + at),
                 fast_open: false,
                 fate: Fate::Stops(*sender, before + innocent),

@@ -19,11 +19,13 @@ const REQUIRED: Demand =
     Demand { level: Tls::Require, accept: Accept(Accept::ENCRYPTED.0 | Accept::SMTP.0), floor: 0 };
 
 /// What is read of a conversation, and how much of each stream passes until it is refused.
-struct Read {
+pub(crate) struct Read {
     class: Class,
     app: App,
-    passed: [usize; 2],
-    refused: Option<Reason>,
+    pub(crate) passed: [usize; 2],
+    pub(crate) refused: Option<Reason>,
+    /// Who said what was refused.
+    pub(crate) refused_by: Option<Sender>,
 }
 
 #[test]
@@ -95,7 +97,8 @@ fn an_evasion_is_called_clear_text() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn read(conversation: &Conversation, cut: (Sender, usize), wanted: Demand) -> Read {
+/// What comes of a conversation of which one end's words are cut in two.
+pub(crate) fn read(conversation: &Conversation, cut: (Sender, usize), wanted: Demand) -> Read {
     let mut inspection = Inspection::default();
     demand(&mut inspection, wanted);
     let (mut begun, mut passed) = ([false; 2], [0, 0]);
@@ -110,17 +113,24 @@ fn read(conversation: &Conversation, cut: (Sender, usize), wanted: Demand) -> Re
             Ruling::Pass => passed[number] += segment.len(),
             // Everything comes in order, so nothing may be held.
             Ruling::Hold => {
-                return Read { refused: Some(Reason::Inconsistent), ..Read::of(&inspection, passed) };
+                let refused = (Some(Reason::Inconsistent), Some(sender));
+                return Read::of(&inspection, passed, refused);
             }
-            Ruling::Refuse(reason) => return Read { refused: Some(reason), ..Read::of(&inspection, passed) },
+            Ruling::Refuse(reason) => {
+                return Read::of(&inspection, passed, (Some(reason), Some(sender)));
+            }
         }
     }
-    Read::of(&inspection, passed)
+    Read::of(&inspection, passed, (None, None))
 }
 
 impl Read {
-    fn of(inspection: &Inspection, passed: [usize; 2]) -> Read {
+    fn of(
+        inspection: &Inspection,
+        passed: [usize; 2],
+        (refused, refused_by): (Option<Reason>, Option<Sender>),
+    ) -> Read {
         let (class, app) = (Class::from_code(inspection.class), App::from_code(inspection.app));
-        Read { class, app, passed, refused: None }
+        Read { class, app, passed, refused, refused_by }
     }
 }

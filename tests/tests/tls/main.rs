@@ -6,6 +6,7 @@
 //! * [`behind`]: clear text behind a handshake.
 //! * [`core`]: the same bytes, read without the kernel.
 //! * [`evasions`]: ways around it, each found and stopped.
+//! * [`vectors`]: every flow of the corpus, by IPv4 and IPv6.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod behind;
@@ -17,6 +18,7 @@ mod speakers;
 mod splits;
 mod stage;
 mod takes;
+mod vectors;
 
 /// Leaves the test when a program that it needs is not there: SKIPPED on a developer's machine, failed in
 /// CI.

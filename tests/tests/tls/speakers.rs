@@ -83,6 +83,7 @@ const OPENSSL: u16 = 9001;
 const GNUTLS: u16 = 9002;
 const POSTQUANTUM: u16 = 9003;
 const QUIC: u16 = 9004;
+const DTLS: u16 = 9005;
 
 /// Every conversation.
 pub(crate) const SPEAKERS: &[Speaker] = &[
@@ -142,6 +143,13 @@ pub(crate) const SPEAKERS: &[Speaker] = &[
         udp: true,
         ..Speaker::tls("QUIC", QUIC, |kit, to| kit.python("quic.py", to, &[]))
     },
+    Speaker {
+        class: Class::Dtls,
+        word: Some("dtls"),
+        udp: true,
+        right: Right::Holds(DTLS_MESSAGE),
+        ..Speaker::tls("openssl to gnutls-serv by DTLS 1.2", DTLS, |_, to| dtls(to))
+    },
 ];
 
 fn holds(said: &Said, text: &str) -> bool {
@@ -162,6 +170,9 @@ pub(crate) fn every_word(udp: bool) -> String {
     let words: BTreeSet<&str> = of.filter_map(|speaker| speaker.word).collect();
     format!("{:?}", words.into_iter().collect::<Vec<_>>())
 }
+
+/// What is sent over DTLS, and comes back.
+const DTLS_MESSAGE: &str = "hello over DTLS";
 
 const DNS_ANSWER: &str = "192.0.2.77";
 
@@ -228,6 +239,7 @@ impl Kit {
             server(gnutls_server(self), &[GNUTLS]),
             server(python("postquantum.py", POSTQUANTUM), &[POSTQUANTUM]),
             server(python("quic.py", QUIC), &[]),
+            server(dtls_server(self), &[]),
         ]
     }
 
@@ -309,6 +321,16 @@ fn gnutls(to: SocketAddr) -> Launch {
         .input(b"GET /blob HTTP/1.0\r\n\r\n")
 }
 
+fn dtls(to: SocketAddr) -> Launch {
+    // It ends with its input, which ends when the answer has come.
+    let script = "mkfifo input && { openssl s_client -dtls1_2 -connect \"$0\" <input & } && client=$! && \
+                  exec 3>input && cat .input >&3; \
+                  while kill -0 $client 2>/dev/null && ! grep -q \"$1\" .output; do sleep 0.05; done; \
+                  exec 3>&-; wait $client";
+    let message = format!("{DTLS_MESSAGE}\n");
+    Launch::new(["sh", "-c", script, &to.to_string(), DTLS_MESSAGE]).input(message.as_bytes())
+}
+
 fn nginx(kit: &Kit) -> Launch {
     let (cert, key, root) = (kit.path("cert"), kit.path("key"), kit.path(""));
     let config = format!(
@@ -374,6 +396,15 @@ fn openssl_server(kit: &Kit) -> Launch {
 
 fn gnutls_server(kit: &Kit) -> Launch {
     Launch::new(["gnutls-serv", "--http", "--quiet", "--port", &GNUTLS.to_string()]).and([
+        "--x509certfile",
+        &kit.path("cert"),
+        "--x509keyfile",
+        &kit.path("key"),
+    ])
+}
+
+fn dtls_server(kit: &Kit) -> Launch {
+    Launch::new(["gnutls-serv", "--udp", "--echo", "--quiet", "--port", &DTLS.to_string()]).and([
         "--x509certfile",
         &kit.path("cert"),
         "--x509keyfile",

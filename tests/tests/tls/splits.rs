@@ -1,9 +1,10 @@
-//! The real bytes of every protocol, cut in two at each of the first 64.
+//! The real bytes of every protocol, cut in two at each of the first 64, by IPv4 and IPv6 in turn.
 //!
 //! What one end must not hear is not delivered, wherever a segment ends, whoever says it, in a SYN or
 //! behind it, and from a machine on which no agent runs; what is encrypted comes to its end, byte for byte.
 
 use bulkhead_tests::harness::Agent;
+use bulkhead_tests::harness::threat::{DB, DB6};
 
 use crate::record::{Conversation, Sender};
 use crate::require_speakers;
@@ -73,6 +74,7 @@ impl Recorded {
                     name: self.speaker.name,
                     conversation,
                     opener,
+                    to: if at & 1 == 0 { DB } else { DB6 },
                     cut: (sender, at),
                     fast_open,
                     fate,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use bulkhead_tests::harness::threat::{DB, Lab, at};
+use bulkhead_tests::harness::threat::{Lab, at};
 use bulkhead_tests::harness::{Errno, Kind, Played, Serve, Step};
 
 use crate::record::{Conversation, Sender};
@@ -44,6 +44,8 @@ pub(crate) struct Take<'a> {
     pub(crate) name: &'a str,
     pub(crate) conversation: &'a Conversation,
     pub(crate) opener: Opener,
+    /// Where to: an address of the receiver's.
+    pub(crate) to: &'static str,
     /// Whose stream is cut in two, and where.
     pub(crate) cut: (Sender, usize),
     /// The first piece is in the SYN.
@@ -53,7 +55,7 @@ pub(crate) struct Take<'a> {
 
 /// Both ends of one.
 #[derive(Debug)]
-struct Outcome {
+pub(crate) struct Outcome {
     opener: Played,
     receiver: Played,
 }
@@ -90,16 +92,17 @@ pub(crate) fn none(failures: &[String], of: usize) {
 
 impl fmt::Display for Take<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Take { name, opener, cut: (sender, at), fast_open, .. } = self;
+        let Take { name, opener, to, cut: (sender, at), fast_open, .. } = self;
         let early = if *fast_open { " in the SYN" } else { "" };
-        write!(f, "{name} from {opener:?}, what the {sender:?} says cut at {at}{early}")
+        write!(f, "{name} from {opener:?} to {to}, what the {sender:?} says cut at {at}{early}")
     }
 }
 
 impl Take<'_> {
-    fn play(&self, lab: &Lab, port: u16) -> Result<Outcome> {
+    /// Plays it.
+    pub(crate) fn play(&self, lab: &Lab, port: u16) -> Result<Outcome> {
         let opener = if self.opener == Opener::Web { &lab.web } else { &lab.outside };
-        let listener = lab.db.listen(Kind::Tcp, at(DB, port), Serve::Hold)?;
+        let listener = lab.db.listen(Kind::Tcp, at(self.to, port), Serve::Hold)?;
         let receives = lab.db.begin_play_accepted(&listener, self.script(Sender::Receiver), LIMIT);
         let mut script = self.script(Sender::Opener);
         let early = match script.first() {
@@ -109,7 +112,7 @@ impl Take<'_> {
         if early.is_some() {
             script.remove(0);
         }
-        let opens = opener.begin_play(at(DB, port), early, script, LIMIT).wait()?;
+        let opens = opener.begin_play(at(self.to, port), early, script, LIMIT).wait()?;
         let refused = self.fast_open && opens.errno == Some(Errno::CONNABORTED.raw_os_error());
         let gone = !opens.connected || refused;
         if gone {
@@ -132,7 +135,8 @@ impl Take<'_> {
         script
     }
 
-    fn wrong(&self, outcome: &Outcome) -> Option<String> {
+    /// What did not go as it must.
+    pub(crate) fn wrong(&self, outcome: &Outcome) -> Option<String> {
         let Outcome { opener, receiver } = outcome;
         for (sender, played) in [(Sender::Opener, receiver), (Sender::Receiver, opener)] {
             let said = self.conversation.stream(sender);
