@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_credentials::{Bundle, Credentials, Keeper, SpiffeId, certificates_from_pem, key_from_pem};
 use bulkhead_proxy::{Denied, Edge, Inbound, Kind, Limits, Mark, Node, Outbound, Place, Proxy, Settings};
@@ -111,7 +111,7 @@ fn edge() -> Edge {
 }
 
 impl Node for Plain {
-    async fn outbound(&self, _: Place, _: SocketAddr) -> Result<Outbound, Denied> {
+    async fn outbound(&self, _: Place, _: SocketAddr, _: Instant) -> Result<Outbound, Denied> {
         let (destination, expected) = self.out.clone().ok_or_else(|| Denied {
             reason: "no-destination",
             text: "this is the server's end".to_owned(),
@@ -121,21 +121,28 @@ impl Node for Plain {
         Ok(Outbound { destination, own, expected: vec![expected], edge: edge(), max_age: None, mark })
     }
 
-    async fn inbound(&self, _: Place, _: &SpiffeId, _: IpAddr, _: SocketAddr) -> Result<Inbound, Denied> {
-        Ok(Inbound { edge: edge(), max_age: None, mark: Mark::default() })
+    async fn inbound(
+        &self,
+        _: Place,
+        _: &SpiffeId,
+        _: IpAddr,
+        _: SocketAddr,
+        _: Instant,
+    ) -> Result<Inbound, Denied> {
+        Ok(Inbound { edge: edge(), max_age: None, mark: Mark::default(), audited: None })
     }
 
-    async fn name_of(&self, _: Place, _: IpAddr) -> Option<SpiffeId> {
-        Some(self.own.clone())
+    async fn name_of(&self, _: Place, _: IpAddr, _: Instant) -> Result<Option<SpiffeId>, Denied> {
+        Ok(Some(self.own.clone()))
     }
 
-    async fn tunnel_socket(&self, _: Place, from: IpAddr, _: Mark) -> io::Result<OwnedFd> {
+    async fn tunnel_socket(&self, _: Place, from: IpAddr, _: Mark, _: Instant) -> io::Result<OwnedFd> {
         let socket = socket(from)?;
         rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
         Ok(socket)
     }
 
-    async fn last_hop_socket(&self, _: Place, from: IpAddr, _: Mark) -> io::Result<OwnedFd> {
+    async fn last_hop_socket(&self, _: Place, from: IpAddr, _: Mark, _: Instant) -> io::Result<OwnedFd> {
         socket(from)
     }
 

@@ -12,7 +12,7 @@ use bulkhead_credentials::SpiffeId;
 use tokio::sync::mpsc;
 
 use crate::end::{End, Outcome, Refusal};
-use crate::node::Edge;
+use crate::node::{Denied, Edge};
 
 /// Upper bounds of the buckets of times to the first byte, in seconds.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
@@ -59,7 +59,7 @@ pub struct Record {
     pub age: Duration,
     /// How it ended; `None` while it lives.
     pub outcome: Option<Outcome>,
-    /// Of a refused one: the word of the reason.
+    /// Of a refused one, or one that was let in by a dry run: the word of the reason.
     pub reason: Option<&'static str>,
     /// The whole story, where it did not end well.
     pub text: String,
@@ -118,6 +118,8 @@ pub struct Stats {
     pub failures: Vec<(Direction, &'static str, u64)>,
     /// Connections that were refused, by edge (as far as it is known) and reason.
     pub refused: Vec<(Option<Edge>, &'static str, u64)>,
+    /// The same of those that a dry run has let in.
+    pub audited: Vec<(Option<Edge>, &'static str, u64)>,
     /// Handshakes that were made.
     pub handshakes: u64,
     /// Tunnels that are open, dialled by us.
@@ -130,12 +132,15 @@ pub struct Stats {
 #[derive(Clone, Debug)]
 pub struct Books(Arc<State>);
 
+type Reasons = HashMap<(Option<Edge>, &'static str), u64>;
+
 #[derive(Debug)]
 struct State {
     live: Mutex<HashMap<u64, Arc<Live>>>,
     edges: Mutex<HashMap<(Edge, Direction), Arc<Page>>>,
     failures: Mutex<HashMap<(Direction, &'static str), u64>>,
-    refused: Mutex<HashMap<(Option<Edge>, &'static str), u64>>,
+    refused: Mutex<Reasons>,
+    audited: Mutex<Reasons>,
     handshakes: AtomicU64,
     tunnels: AtomicU64,
     lost: AtomicU64,
@@ -169,6 +174,7 @@ struct Live {
     destination: SocketAddr,
     names: (SpiffeId, SpiffeId),
     edge: Edge,
+    audited: Option<Denied>,
     page: Arc<Page>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -183,6 +189,8 @@ pub(crate) struct Parties {
     /// The client's name and the server's.
     pub(crate) names: (SpiffeId, SpiffeId),
     pub(crate) edge: Edge,
+    /// Of a dry run: why it would be refused.
+    pub(crate) audited: Option<Denied>,
 }
 
 impl Books {
@@ -193,6 +201,7 @@ impl Books {
             edges: Mutex::default(),
             failures: Mutex::default(),
             refused: Mutex::default(),
+            audited: Mutex::default(),
             handshakes: AtomicU64::new(0),
             tunnels: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -210,10 +219,8 @@ impl Books {
                 .map(|((edge, direction), page)| (edge.clone(), *direction, page.stats()))
                 .collect(),
             failures: lock(&state.failures).iter().map(|(&(way, why), &count)| (way, why, count)).collect(),
-            refused: lock(&state.refused)
-                .iter()
-                .map(|((edge, reason), count)| (edge.clone(), *reason, *count))
-                .collect(),
+            refused: list(&lock(&state.refused)),
+            audited: list(&lock(&state.audited)),
             handshakes: state.handshakes.load(Relaxed),
             tunnels: state.tunnels.load(Relaxed),
             lost: state.lost.load(Relaxed),
@@ -235,13 +242,17 @@ impl Books {
         let page = Arc::clone(lock(&self.0.edges).entry(key).or_default());
         page.connections.fetch_add(1, Relaxed);
         page.open.fetch_add(1, Relaxed);
-        let Parties { direction, client, destination, names, edge } = parties;
+        let Parties { direction, client, destination, names, edge, audited } = parties;
+        if let Some(denied) = &audited {
+            *lock(&self.0.audited).entry((Some(edge.clone()), denied.reason)).or_default() += 1;
+        }
         let live = Arc::new(Live {
             direction,
             client,
             destination,
             names,
             edge,
+            audited,
             page,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -322,10 +333,14 @@ impl Drop for Entry {
 
 impl Live {
     fn record(&self, end: Option<End>) -> Record {
-        let (outcome, text) = match end {
+        let (outcome, mut text) = match end {
             Some(end) => (Some(end.outcome), end.text),
             None => (None, String::new()),
         };
+        if let Some(denied) = &self.audited {
+            let then = if text.is_empty() { "" } else { "; " };
+            text = format!("{text}{then}a dry run: it would be refused, {denied}");
+        }
         Record {
             direction: self.direction,
             client: self.client,
@@ -337,7 +352,7 @@ impl Live {
             received: self.received.load(Relaxed),
             age: self.began.elapsed(),
             outcome,
-            reason: None,
+            reason: self.audited.as_ref().map(|denied| denied.reason),
             text,
         }
     }
@@ -372,6 +387,10 @@ impl Page {
             first_byte_sum: self.first_byte_micros.load(Relaxed) as f64 / 1e6,
         }
     }
+}
+
+fn list(reasons: &Reasons) -> Vec<(Option<Edge>, &'static str, u64)> {
+    reasons.iter().map(|((edge, reason), count)| (edge.clone(), *reason, *count)).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

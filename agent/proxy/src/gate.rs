@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::end::{Refusal, reason};
-use crate::proxy::Kind;
 
 /// How old a look at the memory may be.
 const LOOK: Duration = Duration::from_millis(50);
@@ -14,7 +13,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How much there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Most connections at a time, both directions; more are refused (`too-many-connections`).
+    /// Most connections at a time, both directions; more are refused (`too-many-connections`). There are no more
+    /// tunnels that others have dialled, either.
     pub connections: usize,
     /// Most handshakes that others may begin in a second; more are refused (`too-many-handshakes`).
     pub handshakes_per_second: u32,
@@ -29,10 +29,20 @@ impl Default for Limits {
     }
 }
 
+/// What wants to come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Guest {
+    /// A program's connection, be it turned in or carried by a tunnel.
+    Connection,
+    /// A tunnel that somebody has dialled, with a handshake to come.
+    Tunnel,
+}
+
 /// Where connections come in.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    open: AtomicUsize,
+    connections: AtomicUsize,
+    tunnels: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -46,15 +56,15 @@ struct State {
     resident: Option<(u64, Instant)>,
 }
 
-/// A connection's place, until it is dropped.
+/// A guest's place, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Permit(Arc<Gate>);
+pub(crate) struct Permit(Arc<Gate>, Guest);
 
 impl Gate {
     pub(crate) fn new(limits: Limits) -> Self {
         let tokens = f64::from(limits.handshakes_per_second);
         let state = State { limits, tokens, filled: Instant::now(), resident: None };
-        Self { open: AtomicUsize::new(0), state: Mutex::new(state) }
+        Self { connections: AtomicUsize::new(0), tunnels: AtomicUsize::new(0), state: Mutex::new(state) }
     }
 
     /// Other limits from now on.
@@ -65,11 +75,11 @@ impl Gate {
     /// Lets one in, or says why not. `resident` tells the memory in bytes, and is asked now and then.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        kind: Kind,
+        guest: Guest,
         resident: impl FnOnce() -> u64,
     ) -> Result<Permit, Refusal> {
         let mut state = self.lock();
-        if self.open.load(Relaxed) >= state.limits.connections {
+        if self.open(guest).load(Relaxed) >= state.limits.connections {
             let text = "as many connections as are configured live";
             return Err(Refusal::new(reason::CONNECTIONS, text));
         }
@@ -82,14 +92,21 @@ impl Gate {
             );
             return Err(Refusal::new(reason::MEMORY, text));
         }
-        if kind == Kind::Tunnel && !state.may_shake_hands() {
+        if guest == Guest::Tunnel && !state.may_shake_hands() {
             let text = "more handshakes a second than are configured";
             return Err(Refusal::new(reason::HANDSHAKES, text));
         }
         // Only here is anything added, and the lock is held.
-        self.open.fetch_add(1, Relaxed);
+        self.open(guest).fetch_add(1, Relaxed);
         drop(state);
-        Ok(Permit(Arc::clone(self)))
+        Ok(Permit(Arc::clone(self), guest))
+    }
+
+    const fn open(&self, guest: Guest) -> &AtomicUsize {
+        match guest {
+            Guest::Connection => &self.connections,
+            Guest::Tunnel => &self.tunnels,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -99,7 +116,7 @@ impl Gate {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
+        self.0.open(self.1).fetch_sub(1, Relaxed);
     }
 }
 
@@ -135,22 +152,22 @@ mod tests {
     #[test]
     fn limits_may_change_while_connections_live() {
         let gate = Arc::new(Gate::new(Limits { connections: 1, ..Limits::default() }));
-        let first = gate.enter(Kind::Capture, || 0).unwrap();
-        assert_eq!(gate.enter(Kind::Capture, || 0).unwrap_err().reason, reason::CONNECTIONS);
+        let first = gate.enter(Guest::Connection, || 0).unwrap();
+        assert_eq!(gate.enter(Guest::Connection, || 0).unwrap_err().reason, reason::CONNECTIONS);
         gate.set(Limits { connections: 2, ..Limits::default() });
-        let _second = gate.enter(Kind::Capture, || 0).unwrap();
-        assert_eq!(gate.enter(Kind::Capture, || 0).unwrap_err().reason, reason::CONNECTIONS);
+        let _second = gate.enter(Guest::Connection, || 0).unwrap();
+        assert_eq!(gate.enter(Guest::Connection, || 0).unwrap_err().reason, reason::CONNECTIONS);
         drop(first);
-        gate.enter(Kind::Capture, || 0).unwrap();
+        gate.enter(Guest::Connection, || 0).unwrap();
     }
 
     #[test]
     fn what_holds_too_much_memory_takes_nothing_new() {
         let gate = Arc::new(Gate::new(Limits { memory: 32 << 20, ..Limits::default() }));
-        let refusal = gate.enter(Kind::Tunnel, || 33 << 20).unwrap_err();
+        let refusal = gate.enter(Guest::Tunnel, || 33 << 20).unwrap_err();
         assert_eq!(refusal.reason, reason::MEMORY);
         assert!(refusal.text.contains("33 MiB") && refusal.text.contains("32 MiB"), "{refusal}");
         std::thread::sleep(LOOK);
-        gate.enter(Kind::Tunnel, || 31 << 20).unwrap();
+        gate.enter(Guest::Tunnel, || 31 << 20).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bulkhead_credentials::{HandshakeError, Moment, Peer, Usage};
+use bulkhead_credentials::{HandshakeError, Moment, Peer, SpiffeId, Usage};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
@@ -18,11 +18,14 @@ use tokio_rustls::server::TlsStream;
 
 use crate::books::{Direction, Entry, Parties, Record};
 use crate::end::{self, End, Refusal, reason};
+use crate::gate::{Guest, Permit};
 use crate::keepalive;
 use crate::node::{Edge, Node, Place};
 use crate::proxy::Shared;
 use crate::relay::{self, Stream};
+use crate::settings::RESETS;
 use crate::socket;
+use crate::waited;
 use crate::watch::{self, Ear, Watch};
 use crate::wire::Wire;
 
@@ -40,8 +43,18 @@ struct Tunnel<N> {
     client: SocketAddr,
     /// Ours: the workload's.
     local: SocketAddr,
+    /// The name that we have shown.
+    own: SpiffeId,
     peer: Arc<Peer>,
     /// The last second of the first of both certificates.
+    expires: Moment,
+}
+
+/// A tunnel whose peer is known.
+struct Shaken {
+    connection: Connection<TlsStream<Wire>, Bytes>,
+    own: SpiffeId,
+    peer: Arc<Peer>,
     expires: Moment,
 }
 
@@ -54,6 +67,7 @@ struct Carried<N> {
     stream: Stream,
     entry: Entry,
     ear: Ear,
+    _permit: Permit,
 }
 
 /// Serves one tunnel to its end.
@@ -66,16 +80,17 @@ pub(crate) async fn serve<N: Node>(
     let began = Instant::now();
     // Before the handshake: what changes while it lasts is not missed.
     let certificates = shared.keeper.changes();
-    let (connection, peer, expires) = match shake_hands(&shared, place, local, stream).await {
-        Ok(shaken) => shaken,
-        Err(refusal) => {
-            shared.books.failed(Direction::Inbound, refusal.reason);
-            shared.books.refuse(Record::refused(Direction::Inbound, (client, local), began, refusal));
-            return;
-        }
-    };
+    let Shaken { connection, own, peer, expires } =
+        match shake_hands(&shared, place, local, stream, began).await {
+            Ok(shaken) => shaken,
+            Err(refusal) => {
+                shared.books.failed(Direction::Inbound, refusal.reason);
+                shared.books.refuse(Record::refused(Direction::Inbound, (client, local), began, refusal));
+                return;
+            }
+        };
     shared.books.shook_hands();
-    let tunnel = Arc::new(Tunnel { shared, place, client, local, peer, expires });
+    let tunnel = Arc::new(Tunnel { shared, place, client, local, own, peer, expires });
     tunnel.serve(connection, certificates).await;
 }
 
@@ -84,10 +99,11 @@ async fn shake_hands<N: Node>(
     place: Place,
     local: SocketAddr,
     stream: TcpStream,
-) -> Result<(Connection<TlsStream<Wire>, Bytes>, Arc<Peer>, Moment), Refusal> {
+    began: Instant,
+) -> Result<Shaken, Refusal> {
     let settings = &shared.settings;
     let shaken = async {
-        let own = shared.node.name_of(place, local.ip()).await;
+        let own = shared.node.name_of(place, local.ip(), began).await?;
         let own = own.ok_or_else(|| {
             Refusal::new(
                 reason::NAMELESS,
@@ -107,12 +123,14 @@ async fn shake_hands<N: Node>(
             .max_frame_size(settings.frame)
             .max_header_list_size(16 << 10)
             .max_send_buffer_size(settings.unsent)
+            .max_concurrent_reset_streams(RESETS)
+            .max_local_error_reset_streams(None) // see `RESETS`
             .max_concurrent_streams(u32::try_from(settings.streams * 2).unwrap_or(u32::MAX))
             .handshake(tls)
             .await
             .map_err(|error| end::http2(&error))?;
         let expires = watch::expiry(&shared.keeper, &own, &peer);
-        Ok((connection, Arc::new(peer), expires))
+        Ok(Shaken { connection, own, peer: Arc::new(peer), expires })
     };
     tokio::time::timeout(settings.handshake, shaken)
         .await
@@ -197,10 +215,15 @@ impl<N: Node> Tunnel<N> {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) -> Option<Box<Carried<N>>> {
-        let began = Instant::now();
+        let began = waited::since(request.headers());
         // Before the question: a change that comes after the answer is not missed.
         let ear = Ear::new(&self.shared.news);
-        let (destination, program, flow) = match self.reach(&request).await {
+        let entered = self.shared.gate.enter(Guest::Connection, || self.shared.node.resident());
+        let reached = match entered {
+            Ok(permit) => self.reach(&request, began).await.map(|reached| (permit, reached)),
+            Err(refusal) => Err((StatusCode::SERVICE_UNAVAILABLE, None, None, refusal)),
+        };
+        let (permit, (destination, program, flow)) = match reached {
             Ok(reached) => reached,
             Err((status, destination, edge, refusal)) => {
                 answer(&mut respond, status, &refusal.text);
@@ -214,22 +237,32 @@ impl<N: Node> Tunnel<N> {
         socket::hold(&program);
         let send = respond.send_response(Response::new(()), false).ok()?;
         let stream = Stream { send, receive: request.into_body() };
-        let own = self.shared.node.name_of(self.place, self.local.ip()).await;
         let parties = Parties {
             direction: Direction::Inbound,
             client: self.client,
             destination,
-            names: (self.peer.facts.name.clone(), own.unwrap_or_else(|| self.peer.facts.name.clone())),
+            names: (self.peer.facts.name.clone(), self.own.clone()),
             edge: flow.edge,
+            audited: flow.audited,
         };
         let entry = self.shared.books.begin(parties, began);
         let max_age = flow.max_age;
-        Some(Box::new(Carried { tunnel: self, program, destination, max_age, stream, entry, ear }))
+        Some(Box::new(Carried {
+            tunnel: self,
+            program,
+            destination,
+            max_age,
+            stream,
+            entry,
+            ear,
+            _permit: permit,
+        }))
     }
 
     async fn still_allowed(&self, destination: SocketAddr) -> Result<(), Refusal> {
         let name = &self.peer.facts.name;
-        let allowed = self.shared.node.inbound(self.place, name, self.client.ip(), destination).await;
+        let (node, now) = (&self.shared.node, Instant::now());
+        let allowed = node.inbound(self.place, name, self.client.ip(), destination, now).await;
         allowed.map(drop).map_err(Refusal::from)
     }
 
@@ -237,6 +270,7 @@ impl<N: Node> Tunnel<N> {
     async fn reach(
         &self,
         request: &Request<RecvStream>,
+        began: Instant,
     ) -> Result<
         (SocketAddr, TcpStream, crate::Inbound),
         (StatusCode, Option<SocketAddr>, Option<Edge>, Refusal),
@@ -261,7 +295,8 @@ impl<N: Node> Tunnel<N> {
             return Err(bad(format!("port {} is the proxies' own", destination.port())));
         }
         let name = &self.peer.facts.name;
-        let allowed = self.shared.node.inbound(self.place, name, self.client.ip(), destination).await;
+        let (node, from) = (&self.shared.node, self.client.ip());
+        let allowed = node.inbound(self.place, name, from, destination, began).await;
         let flow = allowed.map_err(|denied| {
             (StatusCode::UNAUTHORIZED, Some(destination), denied.edge.clone(), denied.into())
         })?;
@@ -269,8 +304,7 @@ impl<N: Node> Tunnel<N> {
             let refusal = Refusal::new(reason::PROGRAM, text);
             (StatusCode::SERVICE_UNAVAILABLE, Some(destination), Some(flow.edge.clone()), refusal)
         };
-        let from = self.client.ip();
-        let made = self.shared.node.last_hop_socket(self.place, from, flow.mark).await;
+        let made = node.last_hop_socket(self.place, from, flow.mark, began).await;
         let made = made.map_err(|error| unreachable(format!("no socket for the last hop: {error}")))?;
         let program = socket::connect(made, Some(from), destination, self.shared.settings.dial).await;
         let program = program.map_err(|error| {

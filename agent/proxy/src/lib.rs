@@ -22,6 +22,7 @@ mod relay;
 mod settings;
 mod socket;
 mod tunnel;
+mod waited;
 mod watch;
 mod wire;
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_credentials::SpiffeId;
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ pub struct Inbound {
     pub max_age: Option<Duration>,
     /// For the last hop's socket.
     pub mark: Mark,
+    /// Why it would be refused, were this not a dry run.
+    pub audited: Option<Denied>,
 }
 
 /// Why something may not be. The text names the cause and the next step, such as `peer presented
@@ -72,6 +74,9 @@ pub struct Denied {
 
 /// What the proxy asks. Answers may take a round trip to another process; they should be remembered by
 /// whoever implements this, until [`Node::changes`] moves.
+///
+/// `since` is when the connection began for whose sake is asked, at the client's node where that is known.
+/// Whoever has to wait for an answer counts from there: what one connection waits for in turn has one end.
 pub trait Node: Send + Sync + 'static {
     /// Who `client` is, which came to the capture listener of `place`, where it wanted to go, and whether
     /// it may. A client that the kernel did not turn in is refused.
@@ -79,6 +84,7 @@ pub trait Node: Send + Sync + 'static {
         &self,
         place: Place,
         client: SocketAddr,
+        since: Instant,
     ) -> impl Future<Output = Result<Outbound, Denied>> + Send;
 
     /// Whether `peer`, speaking for a client at address `from`, may reach `destination` in `place`.
@@ -88,10 +94,16 @@ pub trait Node: Send + Sync + 'static {
         peer: &SpiffeId,
         from: IpAddr,
         destination: SocketAddr,
+        since: Instant,
     ) -> impl Future<Output = Result<Inbound, Denied>> + Send;
 
     /// The name that whoever owns `address` in `place` shows to those who dial it; `None`: nobody's.
-    fn name_of(&self, place: Place, address: IpAddr) -> impl Future<Output = Option<SpiffeId>> + Send;
+    fn name_of(
+        &self,
+        place: Place,
+        address: IpAddr,
+        since: Instant,
+    ) -> impl Future<Output = Result<Option<SpiffeId>, Denied>> + Send;
 
     /// A TCP socket in `place` of the client's family, bound to `from`, not yet connected, that the kernel
     /// lets connect to port 15008 and nowhere else.
@@ -100,6 +112,7 @@ pub trait Node: Send + Sync + 'static {
         place: Place,
         from: IpAddr,
         mark: Mark,
+        since: Instant,
     ) -> impl Future<Output = io::Result<OwnedFd>> + Send;
 
     /// A transparent TCP socket in `place`, for `from`'s family, unbound and not yet connected: the caller
@@ -109,6 +122,7 @@ pub trait Node: Send + Sync + 'static {
         place: Place,
         from: IpAddr,
         mark: Mark,
+        since: Instant,
     ) -> impl Future<Output = io::Result<OwnedFd>> + Send;
 
     /// Bytes of memory that this process has resident; 0 where that cannot be told.

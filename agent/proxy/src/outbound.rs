@@ -61,7 +61,7 @@ async fn begin<N: Node>(
     let began = Instant::now();
     // Before the question: a change that comes after the answer is not missed.
     let ear = Ear::new(&shared.news);
-    let flow = match shared.node.outbound(place, client).await {
+    let flow = match shared.node.outbound(place, client, began).await {
         Ok(flow) => flow,
         Err(denied) => {
             let edge = denied.edge.clone();
@@ -73,7 +73,7 @@ async fn begin<N: Node>(
             return None;
         }
     };
-    let (lease, stream) = match open(&shared, place, client, &flow).await {
+    let (lease, stream) = match open(&shared, place, (client, began), &flow).await {
         Ok(opened) => opened,
         Err(refusal) => {
             let refused = Record::refused(Direction::Outbound, (client, flow.destination), began, refusal);
@@ -85,7 +85,7 @@ async fn begin<N: Node>(
     };
     let Outbound { destination, own, expected, edge, max_age, mark: _ } = flow;
     let names = (own.clone(), lease.0.peer.facts.name.clone());
-    let parties = Parties { direction: Direction::Outbound, client, destination, names, edge };
+    let parties = Parties { direction: Direction::Outbound, client, destination, names, edge, audited: None };
     let entry = shared.books.begin(parties, began);
     let allowed = Allowed { destination, own, expected, max_age };
     Some(Box::new(Carried { shared, place, client, program, allowed, lease, stream, entry, ear }))
@@ -119,7 +119,7 @@ async fn still_allowed<N: Node>(
     client: SocketAddr,
     before: &Allowed,
 ) -> Result<(), Refusal> {
-    let now = shared.node.outbound(place, client).await?;
+    let now = shared.node.outbound(place, client, Instant::now()).await?;
     let same =
         now.destination == before.destination && now.own == before.own && now.expected == before.expected;
     if same { Ok(()) } else { Err(Refusal::new("changed", "the policy now asks for other names")) }
@@ -128,7 +128,7 @@ async fn still_allowed<N: Node>(
 async fn open<N: Node>(
     shared: &Shared<N>,
     place: Place,
-    client: SocketAddr,
+    (client, began): (SocketAddr, Instant),
     flow: &Outbound,
 ) -> Result<(Lease, Stream), Refusal> {
     if flow.expected.is_empty() {
@@ -145,9 +145,8 @@ async fn open<N: Node>(
     };
     // A tunnel that is just going away asks for another; twice is bad luck, more is a defect.
     for _ in 0..3 {
-        let lease =
-            shared.pool.lease(&*shared.node, &shared.keeper, &shared.settings, &shared.books, &route).await?;
-        match lease.0.connect(flow.destination, client, &shared.settings).await {
+        let lease = shared.pool.lease(shared, &route, began).await?;
+        match lease.0.connect(flow.destination, (client, began), &shared.settings).await {
             Ok(stream) => return Ok((lease, stream)),
             Err(Some(refusal)) => return Err(refusal),
             Err(None) => lease.0.retire(),

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bulkhead_credentials::Keeper;
-
-use crate::books::Books;
 use crate::end::Refusal;
 use crate::node::Node;
+use crate::proxy::Shared;
 use crate::settings::Settings;
 use crate::tunnel::{Lease, Route, Tunnel};
 use crate::watch;
@@ -35,12 +33,11 @@ impl Pool {
     /// A place in a tunnel along `route`; one that others have opened, or a new one.
     pub(crate) async fn lease<N: Node>(
         &self,
-        node: &N,
-        keeper: &Keeper,
-        settings: &Settings,
-        books: &Books,
+        shared: &Shared<N>,
         route: &Route,
+        since: Instant,
     ) -> Result<Lease, Refusal> {
+        let (keeper, settings) = (&shared.keeper, &shared.settings);
         let slot = Arc::clone(self.lock().entry(route.clone()).or_default());
         let asked = Instant::now();
         let mut open = slot.0.lock().await;
@@ -49,6 +46,10 @@ impl Pool {
         open.tunnels.retain(|tunnel| {
             !tunnel.is_closed() && tunnel.is_believed(keeper) && !watch::is_past(tunnel.expires)
         });
+        if let Some(young) = open.tunnels.iter().find(|tunnel| !tunnel.has_told()) {
+            // How much more it takes is known in a moment.
+            let _ = tokio::time::timeout(settings.handshake, young.told()).await;
+        }
         if let Some(lease) = open.tunnels.iter().find_map(|tunnel| tunnel.lease(settings.streams)) {
             return Ok(lease);
         }
@@ -57,7 +58,7 @@ impl Pool {
         {
             return Err(refusal.clone());
         }
-        match Box::pin(Tunnel::dial(node, keeper, settings, books, route)).await {
+        match Box::pin(Tunnel::dial(shared, route, since)).await {
             Ok(tunnel) => {
                 open.failed = None;
                 let lease = tunnel.lease(settings.streams);

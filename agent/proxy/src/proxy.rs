@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::books::{Books, Direction, Record, Stats};
 use crate::end::Refusal;
-use crate::gate::{Gate, Limits};
+use crate::gate::{Gate, Guest, Limits};
 use crate::inbound;
 use crate::node::{Node, Place};
 use crate::outbound;
@@ -34,6 +34,15 @@ pub enum Kind {
     Capture,
     /// HBONE.
     Tunnel,
+}
+
+impl Kind {
+    const fn guest(self) -> Guest {
+        match self {
+            Self::Capture => Guest::Connection,
+            Self::Tunnel => Guest::Tunnel,
+        }
+    }
 }
 
 /// A runtime as the proxy wants it: few threads, so that a connection's bytes stay on one as long as that
@@ -71,7 +80,7 @@ pub(crate) struct Shared<N> {
     pub(crate) drain: watch::Sender<bool>,
     /// What live connections listen to.
     pub(crate) news: watch::Sender<News>,
-    gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl<N: Node> Proxy<N> {
@@ -186,7 +195,7 @@ async fn accept<N: Node>(shared: Arc<Shared<N>>, place: Place, kind: Kind, liste
                 continue;
             }
         };
-        let permit = match shared.gate.enter(kind, || shared.node.resident()) {
+        let permit = match shared.gate.enter(kind.guest(), || shared.node.resident()) {
             Ok(permit) => permit,
             Err(refusal) => {
                 too_many(&shared, kind, (stream, client), refusal);

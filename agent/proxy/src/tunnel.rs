@@ -1,6 +1,8 @@
 //! A tunnel that we dialled: TLS 1.3 with both certificates checked, and HTTP/2 in it.
 
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -11,21 +13,26 @@ use h2::client::{Connection, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, StatusCode, Version};
 use rustls::pki_types::ServerName;
+use tokio::sync::watch as watch_of;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::books::{Books, Direction};
+use crate::books::Direction;
 use crate::end::{self, Refusal, reason};
 use crate::keepalive;
 use crate::node::{Mark, Node, Place};
+use crate::proxy::Shared;
 use crate::relay::Stream;
-use crate::settings::Settings;
+use crate::settings::{RESETS, Settings};
 use crate::socket;
+use crate::waited;
 use crate::watch;
 use crate::wire::Wire;
 
 /// Longest text of the other proxy that is quoted, in bytes.
 const QUOTED: usize = 512;
+/// What stands for the number of streams that the peer takes until it has told; nobody can tell so many.
+const UNTOLD: usize = usize::MAX - 1;
 
 /// Where a tunnel leads, and as whom: those who agree in all of it may share one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -52,6 +59,8 @@ pub(crate) struct Tunnel {
     /// The keeper's count of changes when the peer was last found good.
     believed: AtomicU64,
     streams: AtomicUsize,
+    /// Whether the peer has told how many it takes.
+    told: watch_of::Receiver<bool>,
     closed: Arc<AtomicBool>,
     /// Why it was lost, once it is.
     lost: Arc<Mutex<Option<Refusal>>>,
@@ -71,26 +80,27 @@ impl Drop for Lease {
 impl Tunnel {
     /// Dials.
     pub(crate) async fn dial<N: Node>(
-        node: &N,
-        keeper: &Keeper,
-        settings: &Settings,
-        books: &Books,
+        shared: &Shared<N>,
         route: &Route,
+        since: Instant,
     ) -> Result<Arc<Self>, Refusal> {
+        let Shared { keeper, settings, books, .. } = shared;
         // Before the handshake: a change during it is one to ask about.
         let believed = *keeper.changes().borrow();
-        let dialled = Self::shake_hands(node, keeper, settings, route).await;
+        let dialled = Self::shake_hands(shared, route, since).await;
         let (connection, requests, peer) = dialled.inspect_err(|refusal| {
             books.failed(Direction::Outbound, refusal.reason);
         })?;
         books.shook_hands();
         books.tunnel_opened();
+        let (telling, heard) = watch_of::channel(false);
         let tunnel = Arc::new(Self {
             requests,
             expires: watch::expiry(keeper, &route.own, &peer),
             peer,
             believed: AtomicU64::new(believed),
             streams: AtomicUsize::new(0),
+            told: heard,
             closed: Arc::default(),
             lost: Arc::default(),
             used: Mutex::new(Instant::now()),
@@ -98,7 +108,7 @@ impl Tunnel {
         let (closed, lost) = (Arc::clone(&tunnel.closed), Arc::clone(&tunnel.lost));
         let (settings, books) = (settings.clone(), books.clone());
         tokio::spawn(async move {
-            let refusal = drive(connection, &settings).await;
+            let refusal = drive(connection, &settings, telling).await;
             *lost.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
             closed.store(true, Ordering::Release);
             books.tunnel_closed();
@@ -107,14 +117,14 @@ impl Tunnel {
     }
 
     async fn shake_hands<N: Node>(
-        node: &N,
-        keeper: &Keeper,
-        settings: &Settings,
+        shared: &Shared<N>,
         route: &Route,
+        since: Instant,
     ) -> Result<(Connection<TlsStream<Wire>>, SendRequest<Bytes>, Arc<Peer>), Refusal> {
+        let Shared { node, keeper, settings, .. } = shared;
         let config = keeper.client(&route.own)?;
         let at = SocketAddr::new(route.to, settings.tunnel_port);
-        let made = node.tunnel_socket(route.place, route.from, route.mark).await;
+        let made = node.tunnel_socket(route.place, route.from, route.mark, since).await;
         let made = made.map_err(|error| {
             Refusal::new(reason::SOCKET, format!("no socket to dial {at} from {}: {error}", route.from))
         })?;
@@ -144,8 +154,10 @@ impl Tunnel {
             .max_frame_size(settings.frame)
             .max_header_list_size(16 << 10)
             .max_send_buffer_size(settings.unsent)
+            .max_concurrent_reset_streams(RESETS)
+            .max_local_error_reset_streams(None) // see `RESETS`
             .enable_push(false)
-            .initial_max_send_streams(settings.streams)
+            .initial_max_send_streams(UNTOLD)
             .handshake(tls);
         let (requests, connection) = tokio::time::timeout(settings.handshake, handshake)
             .await
@@ -154,15 +166,28 @@ impl Tunnel {
         Ok((connection, requests, Arc::new(peer)))
     }
 
-    /// Takes one of its streams, if there is one left.
+    /// Takes one of its streams, if there is one left: of `most`, and of those that the peer takes. Before it has
+    /// told how many these are there is one.
     pub(crate) fn lease(self: &Arc<Self>, most: usize) -> Option<Lease> {
         if self.is_closed() {
             return None;
         }
+        let most = if self.has_told() { most.min(self.requests.current_max_send_streams()) } else { 1 };
         let taken = self.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |streams| {
             (streams < most).then_some(streams + 1)
         });
         taken.is_ok().then(|| Lease(Arc::clone(self)))
+    }
+
+    /// Whether the peer has told how many streams it takes.
+    pub(crate) fn has_told(&self) -> bool {
+        *self.told.borrow()
+    }
+
+    /// Waits until it has, or is gone.
+    pub(crate) async fn told(&self) {
+        // Whoever is gone tells nothing more.
+        let _ = self.told.clone().wait_for(|told| *told).await;
     }
 
     /// Whether its peer is still believed; asked again only after certificates or lists have changed.
@@ -198,16 +223,19 @@ impl Tunnel {
     pub(crate) async fn connect(
         &self,
         destination: SocketAddr,
-        client: SocketAddr,
+        (client, since): (SocketAddr, Instant),
         settings: &Settings,
     ) -> Result<Stream, Option<Refusal>> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::CONNECT)
             .version(Version::HTTP_2)
             .uri(destination.to_string())
             .header("forwarded", format!("for=\"{client}\""))
             .body(())
             .map_err(|error| Some(Refusal::new(reason::PROTOCOL, error.to_string())))?;
+        if let Some(waited) = waited::told(since) {
+            request.headers_mut().insert(waited::HEADER, waited);
+        }
         let mut requests = self.requests.clone().ready().await.map_err(|_| None)?;
         let (response, send) = requests.send_request(request, false).map_err(|_| None)?;
         let response = match tokio::time::timeout(settings.answer, response).await {
@@ -226,7 +254,8 @@ impl Tunnel {
         };
         let status = response.status();
         let receive = response.into_body();
-        if status == StatusCode::OK {
+        // Any of them says that the tunnel is there (RFC 9110, section 9.3.6).
+        if status.is_success() {
             return Ok(Stream { send, receive });
         }
         Err(Some(refused(status, destination, send, receive).await))
@@ -260,11 +289,24 @@ async fn refused(
     Refusal::new(reason, format!("{destination}: {what} (status {}){quote}", status.as_u16()))
 }
 
-/// Drives a connection until it ends; why, if it did not end well.
-async fn drive(mut connection: Connection<TlsStream<Wire>>, settings: &Settings) -> Option<Refusal> {
+/// Drives a connection until it ends; why, if it did not end well. Tells when the peer's settings have come.
+async fn drive(
+    mut connection: Connection<TlsStream<Wire>>,
+    settings: &Settings,
+    telling: watch_of::Sender<bool>,
+) -> Option<Refusal> {
     let pings = connection.ping_pong();
+    let mut untold = true;
+    let driven = poll_fn(|context| {
+        let polled = Pin::new(&mut connection).poll(context);
+        if untold && connection.max_concurrent_send_streams() != UNTOLD {
+            untold = false;
+            telling.send_replace(true);
+        }
+        polled
+    });
     tokio::select! {
-        ended = connection => ended.err().map(|error| end::http2(&error)),
+        ended = driven => ended.err().map(|error| end::http2(&error)),
         () = keepalive::until_silent(pings, settings.ping, settings.pong) => {
             let text = format!("the other node's proxy has been silent for {:?}", settings.pong);
             Some(Refusal::new(reason::SLOW, text))

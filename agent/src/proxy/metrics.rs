@@ -54,6 +54,7 @@ struct Families {
     handshakes: IntCounter,
     failures: IntCounterVec,
     refused: IntCounterVec,
+    audited: IntCounterVec,
     unlogged: IntCounter,
     connections: IntCounterVec,
     open: IntGaugeVec,
@@ -90,6 +91,11 @@ impl Families {
                 "Connections that were refused, by reason; zones as far as they are known.",
                 &["from_zone", "to_zone", "reason"],
             )?,
+            audited: counters(
+                "bulkhead_proxy_audited_total",
+                "Connections that were let in by a dry run and would be refused, by reason.",
+                &["from_zone", "to_zone", "reason"],
+            )?,
             unlogged: IntCounter::new(
                 "bulkhead_proxy_records_lost_total",
                 "Lines of the access log that were dropped because they came too fast.",
@@ -117,7 +123,7 @@ impl Families {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 12] {
+    fn all(&self) -> [&dyn Collector; 13] {
         [
             &self.up,
             &self.lost,
@@ -126,6 +132,7 @@ impl Families {
             &self.handshakes,
             &self.failures,
             &self.refused,
+            &self.audited,
             &self.unlogged,
             &self.connections,
             &self.open,
@@ -147,6 +154,9 @@ impl Families {
         }
         for (from, to, reason, count) in &state.stats.refused {
             self.refused.with_label_values(&[from, to, reason]).inc_by(*count);
+        }
+        for (from, to, reason, count) in &state.stats.audited {
+            self.audited.with_label_values(&[from, to, reason]).inc_by(*count);
         }
         for (from, to, direction, edge) in &state.stats.edges {
             let labels = [from, to, direction].map(String::as_str);

@@ -229,6 +229,8 @@ pub enum Answer {
         mark: Mark,
         /// How long the connection may outlive its certificates, in seconds; as it likes if nothing is said.
         max_age: Option<u64>,
+        /// Of a dry run: the word and the story of why it would be refused.
+        audited: Option<(String, String)>,
     },
     /// The name, if it has one.
     Name {
@@ -293,7 +295,7 @@ pub struct Record {
     pub seconds: f64,
     /// How it ended, a word of a closed set; empty while it lives.
     pub outcome: String,
-    /// Of a refused one, the word of the reason; else empty.
+    /// Of a refused one, or one that was let in by a dry run, the word of the reason; else empty.
     pub reason: String,
     /// The whole story, where it did not end well.
     pub text: String,
@@ -310,6 +312,8 @@ pub struct Stats {
     pub handshakes: u64,
     /// Connections that were refused, by the client's zones, the server's, and reason.
     pub refused: Vec<(String, String, String, u64)>,
+    /// The same of those that a dry run has let in.
+    pub audited: Vec<(String, String, String, u64)>,
     /// Tunnels to other nodes.
     pub pooled: u64,
     /// Records that were dropped because nobody took them in time.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_credentials::authority::RootFolder;
 use bulkhead_credentials::{
@@ -111,15 +111,23 @@ impl Authority {
 pub struct Answers {
     pub outbound: Result<Outbound, Denied>,
     pub inbound: Result<Inbound, Denied>,
-    pub name: Option<SpiffeId>,
+    pub name: Result<Option<SpiffeId>, Denied>,
+    /// How long the answer to [`Answers::outbound`] takes.
+    pub slow: Duration,
 }
 
 pub struct FakeNode {
     answers: Mutex<Answers>,
     changes: watch::Sender<u64>,
+    /// The longest that a connection had waited which was asked to be let in.
+    waited: Mutex<Duration>,
 }
 
 impl FakeNode {
+    pub fn waited(&self) -> Duration {
+        *self.waited.lock().unwrap()
+    }
+
     pub fn change(&self, change: impl FnOnce(&mut Answers)) {
         change(&mut self.answers.lock().unwrap());
         self.changes.send_modify(|generation| *generation += 1);
@@ -137,25 +145,37 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 impl Node for FakeNode {
-    async fn outbound(&self, _: Place, _: SocketAddr) -> Result<Outbound, Denied> {
-        self.answers().outbound
+    async fn outbound(&self, _: Place, _: SocketAddr, _: Instant) -> Result<Outbound, Denied> {
+        let Answers { outbound, slow, .. } = self.answers();
+        tokio::time::sleep(slow).await;
+        outbound
     }
 
-    async fn inbound(&self, _: Place, _: &SpiffeId, _: IpAddr, _: SocketAddr) -> Result<Inbound, Denied> {
+    async fn inbound(
+        &self,
+        _: Place,
+        _: &SpiffeId,
+        _: IpAddr,
+        _: SocketAddr,
+        since: Instant,
+    ) -> Result<Inbound, Denied> {
+        let mut waited = self.waited.lock().unwrap();
+        *waited = waited.max(since.elapsed());
+        drop(waited);
         self.answers().inbound
     }
 
-    async fn name_of(&self, _: Place, _: IpAddr) -> Option<SpiffeId> {
+    async fn name_of(&self, _: Place, _: IpAddr, _: Instant) -> Result<Option<SpiffeId>, Denied> {
         self.answers().name
     }
 
-    async fn tunnel_socket(&self, _: Place, from: IpAddr, _: Mark) -> io::Result<OwnedFd> {
+    async fn tunnel_socket(&self, _: Place, from: IpAddr, _: Mark, _: Instant) -> io::Result<OwnedFd> {
         let socket = socket()?;
         rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
         Ok(socket)
     }
 
-    async fn last_hop_socket(&self, _: Place, _: IpAddr, _: Mark) -> io::Result<OwnedFd> {
+    async fn last_hop_socket(&self, _: Place, _: IpAddr, _: Mark, _: Instant) -> io::Result<OwnedFd> {
         socket()
     }
 
@@ -180,7 +200,8 @@ pub struct End {
 
 impl End {
     fn start(kind: Kind, keeper: Keeper, answers: Answers, settings: impl FnOnce(u16) -> Settings) -> Self {
-        let node = Arc::new(FakeNode { answers: Mutex::new(answers), changes: watch::Sender::new(0) });
+        let (answers, waited) = (Mutex::new(answers), Mutex::default());
+        let node = Arc::new(FakeNode { answers, changes: watch::Sender::new(0), waited });
         let (ended, records) = mpsc::channel(100_000);
         // With the standard library's queue of 128, a thousand at once overflow it: with SYN cookies such a
         // client believes that it is connected, and nobody knows of it.
@@ -195,9 +216,13 @@ impl End {
 
     /// The receiving node.
     pub fn server(authority: &Authority, settings: Settings) -> Self {
-        let inbound = Inbound { edge: edge(), max_age: None, mark: Mark::default() };
-        let answers =
-            Answers { outbound: Err(denied("not here")), inbound: Ok(inbound), name: Some(name("db")) };
+        let inbound = Inbound { edge: edge(), max_age: None, mark: Mark::default(), audited: None };
+        let answers = Answers {
+            outbound: Err(denied("not here")),
+            inbound: Ok(inbound),
+            name: Ok(Some(name("db"))),
+            slow: Duration::ZERO,
+        };
         Self::start(Kind::Tunnel, authority.keeper("db"), answers, |port| Settings {
             tunnel_port: port,
             ..settings
@@ -219,8 +244,12 @@ impl End {
             max_age: None,
             mark: Mark::default(),
         };
-        let answers =
-            Answers { outbound: Ok(outbound), inbound: Err(denied("not here")), name: Some(name("web")) };
+        let answers = Answers {
+            outbound: Ok(outbound),
+            inbound: Err(denied("not here")),
+            name: Ok(Some(name("web"))),
+            slow: Duration::ZERO,
+        };
         Self::start(Kind::Capture, authority.keeper("web"), answers, |_| Settings {
             tunnel_port: tunnel.port(),
             ..settings

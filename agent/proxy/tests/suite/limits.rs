@@ -87,3 +87,30 @@ async fn who_never_reads_makes_nobody_hold_much() {
     drop(near);
     until("it is gone", || pair.server.open() == 0).await;
 }
+
+/// Each connection counts at the server's node, too, and not each tunnel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_share_a_tunnel_are_counted_one_by_one() {
+    let few = limited(Limits { connections: 3, ..Limits::default() });
+    let mut pair = Pair::with(Settings::default(), few).await;
+    let mut live = Vec::new();
+    for _ in 0..3 {
+        live.push(pair.connect().await);
+    }
+    pair.client.is_refused().await;
+    assert_eq!(pair.server.record().await.reason, Some("too-many-connections"));
+    let record = pair.client.record().await;
+    assert!(record.text.contains("503") && record.text.contains("as are configured"), "{record:?}");
+    drop(live.pop());
+    // The place comes back a moment after the record.
+    pair.server.record().await;
+    let mut tries = 0;
+    loop {
+        let mut near = pair.client.dial().await;
+        if tokio::time::timeout(Duration::from_millis(500), near.read_u8()).await.is_err() {
+            break;
+        }
+        tries += 1;
+        assert!(tries < 500, "the place does not come back");
+    }
+}

@@ -132,3 +132,14 @@ async fn a_peer_that_falls_silent_is_given_up() {
     assert_eq!(client.record().await.outcome, Some(Outcome::TunnelLost));
     serving.abort();
 }
+
+/// One connection has so much patience, and not each of its nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_waited_at_one_node_is_told_to_the_other() {
+    let pair = Pair::new().await;
+    pair.connect().await;
+    assert!(pair.server.node.waited() < SECOND, "nothing was waited for");
+    pair.client.node.change(|answers| answers.slow = SECOND);
+    pair.connect().await;
+    assert!(pair.server.node.waited() >= SECOND, "{:?}", pair.server.node.waited());
+}

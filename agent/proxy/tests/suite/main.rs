@@ -10,6 +10,7 @@
 
 mod carry;
 mod common;
+mod frames;
 mod limits;
 mod live;
 mod pool;

@@ -114,3 +114,49 @@ async fn many_that_do_not_read_leave_the_tunnel_to_others() {
         writing.abort();
     }
 }
+
+/// A peer that takes few streams at a time (RFC 9113, section 5.1.2), also before it could say so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_tunnel_carries_more_than_its_peer_takes() {
+    const TAKES: u32 = 3;
+    const AT_ONCE: usize = 20;
+    let authority = Authority::new();
+    let server = authority.keeper("db");
+    let listener = tokio::net::TcpListener::bind((LOCAL, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let tls = tokio_rustls::TlsAcceptor::from(server.server(&name("db")).unwrap());
+            tokio::spawn(async move {
+                let tls = tls.accept(stream).await.unwrap();
+                let mut builder = h2::server::Builder::new();
+                builder.max_concurrent_streams(TAKES);
+                let mut connection = builder.handshake::<_, bytes::Bytes>(tls).await.unwrap();
+                let mut open = Vec::new();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                    send.send_data("x".into(), false).unwrap();
+                    open.push((request, send));
+                }
+            });
+        }
+    });
+    let mut client = End::client(&authority, at, at, Settings::default());
+    for round in 1..=2 {
+        let dials: Vec<_> = (0..AT_ONCE).map(|_| tokio::spawn(TcpStream::connect(client.at))).collect();
+        let mut streams = Vec::new();
+        for dial in dials {
+            let mut stream = soon(dial).await.unwrap().unwrap();
+            let heard = soon(stream.read_u8()).await;
+            assert!(heard.is_ok(), "round {round}: {:?}", client.records.try_recv());
+            streams.push(stream);
+        }
+        let tunnels = AT_ONCE.div_ceil(TAKES as usize) as u64;
+        assert_eq!(client.proxy.stats().tunnels, tunnels, "as many tunnels as it takes");
+        for stream in streams {
+            stream.set_zero_linger().unwrap();
+        }
+        until("all are closed", || client.open() == 0).await;
+    }
+}

@@ -94,6 +94,21 @@ async fn targets_that_no_tunnel_leads_to() {
     assert_eq!(ask(&mut requests, &good).await.0, 200, "and the tunnel goes on");
 }
 
+/// That nobody could be asked is told as it is, and not as if there were no name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_could_not_be_asked_for_is_refused_with_the_reason() {
+    let mut pair = Pair::new().await;
+    pair.server.node.change(|answers| answers.name = Err(denied("nobody is there to ask")));
+    pair.client.is_refused().await;
+    let record = pair.server.record().await;
+    assert_eq!((record.reason, &record.text[..]), (Some("no-rule"), "nobody is there to ask"));
+    let mut pair = Pair::new().await;
+    pair.server.node.change(|answers| answers.name = Ok(None));
+    pair.client.is_refused().await;
+    let record = pair.server.record().await;
+    assert_eq!(record.reason, Some("no-name"), "{record:?}");
+}
+
 /// A client that shows `certificates`, and believes everybody.
 async fn shake_hands(
     at: std::net::SocketAddr,

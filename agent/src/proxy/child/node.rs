@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_abi::TurnedValue;
 use bulkhead_credentials::SpiffeId;
@@ -67,11 +67,11 @@ impl ChildNode {
 }
 
 impl Node for ChildNode {
-    async fn outbound(&self, place: Place, client: SocketAddr) -> Result<Outbound, Denied> {
+    async fn outbound(&self, place: Place, client: SocketAddr, since: Instant) -> Result<Outbound, Denied> {
         let turned = self.turned(place, client)?;
         let destination = SocketAddr::new(to_ip(turned.original), turned.port);
         let question = Question::Outbound { from: turned.from.0, to: turned.to.0, destination };
-        match self.link.ask(question).await {
+        match self.link.ask(question, since).await {
             Answer::Outbound { own, expected, edge, max_age } => Ok(Outbound {
                 destination,
                 own,
@@ -90,20 +90,29 @@ impl Node for ChildNode {
         peer: &SpiffeId,
         from: IpAddr,
         destination: SocketAddr,
+        since: Instant,
     ) -> Result<Inbound, Denied> {
         let question = Question::Inbound { place: place.0, peer: peer.clone(), from, destination };
-        match self.link.ask(question).await {
-            Answer::Inbound { edge, mark: its, max_age } => {
-                Ok(Inbound { edge: edge.into(), max_age: max_age.map(Duration::from_secs), mark: mark(its) })
-            }
+        match self.link.ask(question, since).await {
+            Answer::Inbound { edge, mark: its, max_age, audited } => Ok(Inbound {
+                edge: edge.into(),
+                max_age: max_age.map(Duration::from_secs),
+                mark: mark(its),
+                audited: audited.map(|(reason, text)| Denied { reason: word(&reason), text, edge: None }),
+            }),
             other => Err(refusal(other)),
         }
     }
 
-    async fn name_of(&self, place: Place, address: IpAddr) -> Option<SpiffeId> {
-        match self.link.ask(Question::NameOf { place: place.0, address }).await {
-            Answer::Name { name } => name,
-            _ => None,
+    async fn name_of(
+        &self,
+        place: Place,
+        address: IpAddr,
+        since: Instant,
+    ) -> Result<Option<SpiffeId>, Denied> {
+        match self.link.ask(Question::NameOf { place: place.0, address }, since).await {
+            Answer::Name { name } => Ok(name),
+            other => Err(refusal(other)),
         }
     }
 
@@ -112,9 +121,10 @@ impl Node for ChildNode {
         place: Place,
         from: IpAddr,
         mark: bulkhead_proxy::Mark,
+        since: Instant,
     ) -> io::Result<OwnedFd> {
         let of = Use { place: place.0, bound: Some(from), ipv6: from.is_ipv6(), mark: its(mark) };
-        self.spare.take(of).await
+        self.spare.take(of, since).await
     }
 
     async fn last_hop_socket(
@@ -122,9 +132,10 @@ impl Node for ChildNode {
         place: Place,
         from: IpAddr,
         mark: bulkhead_proxy::Mark,
+        since: Instant,
     ) -> io::Result<OwnedFd> {
         let of = Use { place: place.0, bound: None, ipv6: from.is_ipv6(), mark: its(mark) };
-        self.spare.take(of).await
+        self.spare.take(of, since).await
     }
 
     fn resident(&self) -> u64 {
@@ -156,7 +167,6 @@ fn its(bulkhead_proxy::Mark([from, to, rule]): bulkhead_proxy::Mark) -> Mark {
     Mark { from, to, rule }
 }
 
-/// Every word that the agent may say, as the constant that it is.
 fn refusal(answer: Answer) -> Denied {
     let Answer::Denied { reason, text, edge } = answer else {
         return Denied {
@@ -165,6 +175,10 @@ fn refusal(answer: Answer) -> Denied {
             edge: None,
         };
     };
-    let reason = reason::ALL.iter().find(|known| **known == reason).copied().unwrap_or(reason::DENIED);
-    Denied { reason, text, edge: edge.map(Into::into) }
+    Denied { reason: word(&reason), text, edge: edge.map(Into::into) }
+}
+
+/// Every word that the agent may say, as the constant that it is.
+fn word(reason: &str) -> &'static str {
+    reason::ALL.iter().find(|known| **known == reason).copied().unwrap_or(reason::DENIED)
 }

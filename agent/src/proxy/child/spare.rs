@@ -64,8 +64,8 @@ impl Spare {
         Self(Arc::new(State { link, held: Mutex::default(), asking: AtomicBool::new(false) }))
     }
 
-    /// One for this.
-    pub(super) async fn take(&self, of: Use) -> io::Result<OwnedFd> {
+    /// One for this, and for a connection that began at `since`.
+    pub(super) async fn take(&self, of: Use, since: Instant) -> io::Result<OwnedFd> {
         let (socket, left) = self.pop(of);
         if let Some(socket) = socket {
             if of.bound.is_none()
@@ -75,7 +75,7 @@ impl Spare {
             {
                 let (spare, before) = (self.clone(), self.lock().forgotten);
                 tokio::spawn(async move {
-                    match spare.made(of, MANY).await {
+                    match spare.made(of, MANY, Instant::now()).await {
                         Ok(sockets) => spare.put(of, sockets, before),
                         Err(error) => {
                             tracing::debug!(%error, netns = of.place, "no sockets were made beforehand")
@@ -87,7 +87,7 @@ impl Spare {
             return Ok(socket);
         }
         let (before, count) = self.lock().wanted(of);
-        let mut sockets = self.made(of, count).await?;
+        let mut sockets = self.made(of, count, since).await?;
         let socket = sockets.pop();
         self.put(of, sockets, before);
         socket.ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -124,9 +124,9 @@ impl Spare {
         }
     }
 
-    async fn made(&self, of: Use, count: u8) -> io::Result<Vec<OwnedFd>> {
+    async fn made(&self, of: Use, count: u8, since: Instant) -> io::Result<Vec<OwnedFd>> {
         let Use { place, bound, ipv6, mark } = of;
-        self.0.link.sockets(Question::Sockets { place, bound, ipv6, mark, count }).await
+        self.0.link.sockets(&Question::Sockets { place, bound, ipv6, mark, count }, since).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {

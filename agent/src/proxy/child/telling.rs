@@ -127,11 +127,6 @@ fn stats(stats: &Theirs) -> Stats {
             _ => summed.push((from, to, direction, its)),
         }
     }
-    let mut refused = std::collections::BTreeMap::new();
-    for (edge, reason, count) in &stats.refused {
-        let (from, to) = edge.as_ref().map_or(("", ""), |edge| (&edge.from, &edge.to));
-        *refused.entry((from.to_owned(), to.to_owned(), (*reason).to_owned())).or_default() += count;
-    }
     Stats {
         edges: summed,
         failures: stats
@@ -139,9 +134,22 @@ fn stats(stats: &Theirs) -> Stats {
             .iter()
             .map(|(direction, reason, count)| (direction.as_str().to_owned(), (*reason).to_owned(), *count))
             .collect(),
-        refused: refused.into_iter().map(|((from, to, reason), count)| (from, to, reason, count)).collect(),
+        refused: by_zones(&stats.refused),
+        audited: by_zones(&stats.audited),
         handshakes: stats.handshakes,
         pooled: stats.tunnels,
         lost: stats.lost,
     }
+}
+
+/// Sums up what differs in its rule alone.
+fn by_zones(
+    reasons: &[(Option<bulkhead_proxy::Edge>, &'static str, u64)],
+) -> Vec<(String, String, String, u64)> {
+    let mut sums = std::collections::BTreeMap::new();
+    for (edge, reason, count) in reasons {
+        let (from, to) = edge.as_ref().map_or(("", ""), |edge| (&edge.from, &edge.to));
+        *sums.entry((from.to_owned(), to.to_owned(), (*reason).to_owned())).or_default() += count;
+    }
+    sums.into_iter().map(|((from, to, reason), count)| (from, to, reason, count)).collect()
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bulkhead_abi::flow::Listener;
 use bulkhead_abi::verdict::Tls;
-use bulkhead_abi::{Identity, ListenerKey, Protocol, Reason, Workload};
+use bulkhead_abi::{Identity, ListenerKey, Protocol, Reason, Verdict, Workload};
 use bulkhead_core::endpoint;
 use bulkhead_core::tables::Policy;
 use bulkhead_credentials::SpiffeId;
@@ -18,6 +18,7 @@ use bulkhead_policy::access::{Access, Judged, Zones};
 use bulkhead_policy::model::Sides;
 use bulkhead_policy::prefix::from_ip;
 
+use crate::config::Mode;
 use crate::daemon::snapshot::Snapshot;
 use crate::datapath::Reader;
 use crate::proxy::wire::{Answer, Edge, Mark, Question, reason};
@@ -71,11 +72,12 @@ impl<'a> Judge<'a> {
         // What the kernel did not know of the receiver the other node judges.
         let judged = access.judge(&source, &target, port, Sides::Egress);
         let edge = self.edge(&source, &target, &judged);
-        if let Some(answer) = not_mutual(&judged, &edge, || {
+        let refusal = not_mutual(&judged, judged.passes(), || {
             let hint = access.hint(&source, &target, port, Sides::Egress);
             format!("a workload to {destination} is {hint}")
-        }) {
-            return answer;
+        });
+        if let Some((reason, text)) = refusal {
+            return denied(reason, text, Some(edge));
         }
         let Some(own) = access.own_name(&source, &target, port) else {
             let text = format!("the client is in zone {} and has no name to show", edge.from);
@@ -98,32 +100,39 @@ impl<'a> Judge<'a> {
         let port = destination.port();
         let judged = access.judge(&source, &target, port, Sides::Ingress);
         let edge = self.edge(&source, &target, &judged);
-        let story = || {
-            let hint = access.hint(&source, &target, port, Sides::Ingress);
-            format!("peer presented {peer} which is {hint}")
-        };
-        if source.is_empty() && !judged.passes() {
-            return denied(reason::UNKNOWN_NAME, story(), Some(edge));
-        }
-        if let Some(answer) = not_mutual(&judged, &edge, story) {
-            return answer;
-        }
         // What a name may, an address may still be denied: a deny beats every allow, whoever it names.
         let policy = Policy::live(self.reader);
         let at = self.zones(endpoint::resolve(&policy, &Workload::UNKNOWN, &from_ip(from)));
         let both: Zones = source.union(&at).cloned().collect();
         let strict = access.judge(&both, &target, port, Sides::Ingress);
-        if !strict.passes() && strict.reason == Reason::DenyRule {
+        let by_address = strict.verdict != Verdict::Allow && strict.reason == Reason::DenyRule;
+        let story = || {
+            let hint = access.hint(&source, &target, port, Sides::Ingress);
+            format!("peer presented {peer} which is {hint}")
+        };
+        let allowed = judged.verdict == Verdict::Allow;
+        let refusal = if !allowed && source.is_empty() {
+            Some((reason::UNKNOWN_NAME, story()))
+        } else if let Some(refusal) = not_mutual(&judged, allowed, story) {
+            Some(refusal)
+        } else if by_address {
             let hint = access.hint(&both, &target, port, Sides::Ingress);
-            let text = format!("peer {peer} comes from {from}, and is {hint}");
-            let edge = self.edge(&source, &target, &strict);
-            return denied(reason::DENIED_BY_RULE, text, Some(edge));
-        }
+            Some((reason::DENIED_BY_RULE, format!("peer {peer} comes from {from}, and is {hint}")))
+        } else {
+            None
+        };
+        // The word of the judgement that refuses.
+        let verdict = if allowed { strict.verdict } else { judged.verdict };
+        let is_dry = verdict == Verdict::Audit || self.snapshot.mode == Mode::Audit;
+        let audited = match refusal {
+            Some((reason, text)) if !is_dry => return denied(reason, text, Some(edge)),
+            refusal => refusal.map(|(reason, text)| (reason.to_owned(), text)),
+        };
         let image = self.snapshot.image.as_deref();
         let zones: Vec<_> = source.iter().cloned().collect();
         let from = image.and_then(|image| image.identity_of_zones(&zones)).unwrap_or(Identity::WORLD);
         let mark = Mark { from: from.0, to: to.0, rule: 0 };
-        Answer::Inbound { edge, mark, max_age: seconds(&judged) }
+        Answer::Inbound { edge, mark, max_age: seconds(&judged), audited }
     }
 
     fn edge(&self, from: &Zones, to: &Zones, judged: &Judged) -> Edge {
@@ -161,17 +170,18 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// The answer where a connection may not be, or may be without a proxy.
-fn not_mutual(judged: &Judged, edge: &Edge, story: impl FnOnce() -> String) -> Option<Answer> {
-    if !judged.passes() {
-        let reason = if judged.reason == Reason::DenyRule { reason::DENIED_BY_RULE } else { reason::DENIED };
-        return Some(denied(reason, story(), Some(edge.clone())));
+/// Why a connection may not be, or may be without a proxy only: the word and the story.
+fn not_mutual(
+    judged: &Judged,
+    passes: bool,
+    story: impl FnOnce() -> String,
+) -> Option<(&'static str, String)> {
+    if !passes {
+        let denied_by_rule = judged.reason == Reason::DenyRule;
+        return Some((if denied_by_rule { reason::DENIED_BY_RULE } else { reason::DENIED }, story()));
     }
-    if judged.level() != Tls::Mutual {
-        let text = format!("{}: no rule of it asks for tls = \"mutual\"", story());
-        return Some(denied(reason::NOT_MUTUAL, text, Some(edge.clone())));
-    }
-    None
+    (judged.level() != Tls::Mutual)
+        .then(|| (reason::NOT_MUTUAL, format!("{}: no rule of it asks for tls = \"mutual\"", story())))
 }
 
 fn seconds(judged: &Judged) -> Option<u64> {
