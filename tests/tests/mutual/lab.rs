@@ -37,7 +37,7 @@ pub(crate) struct Lab {
     pub(crate) wires: Topology,
     pub(crate) authority: Authority,
     /// Of the agents and of their programs.
-    _cgroups: Vec<Cgroup>,
+    cgroups: Vec<Cgroup>,
     roots: Vec<Cgroup>,
 }
 
@@ -68,24 +68,44 @@ impl Lab {
 
     /// So many nodes, the first of them with agents.
     fn try_new(nodes: usize, with_agents: usize, policy: &str) -> Result<Lab> {
-        let wires = Topology::pair()?;
-        let authority = Authority::new(nodes)?;
-        let roots = (0..nodes).map(|_| Cgroup::new("node")).collect::<Result<Vec<_>>>()?;
-        let web = roots[0].child("web")?;
-        let db = roots[nodes - 1].child("db")?;
-        let own = roots.iter().map(|root| root.child("agent")).collect::<Result<Vec<_>>>()?;
-        let (a, b) =
-            (Peer::spawn(Some(wires.ns("a")?), Some(&web))?, Peer::spawn(Some(wires.ns("b")?), Some(&db))?);
-        let mut agents = Vec::new();
-        for (index, root) in roots.iter().take(with_agents).enumerate() {
-            let config = authority.config(index);
-            let setup = Agent::prepare(root, policy).in_cgroup(&own[index]).config(&config).with_metrics();
-            agents.push(setup.start()?);
+        let mut lab = Lab::bare(nodes, Topology::pair()?)?;
+        for node in 0..with_agents {
+            lab.start(node, policy, &lab.authority.config(node))?;
         }
-        let cgroups = own.into_iter().chain([web, db]).collect();
-        let lab = Lab { web: a, db: b, agents, wires, authority, _cgroups: cgroups, roots };
         lab.wait_ready()?;
         Ok(lab)
+    }
+
+    /// So many nodes without agents, for `a` and `b` of these namespaces.
+    pub(crate) fn bare(nodes: usize, wires: Topology) -> Result<Lab> {
+        let authority = Authority::new(nodes)?;
+        let roots = (0..nodes).map(|_| Cgroup::new("node")).collect::<Result<Vec<_>>>()?;
+        let cgroups = vec![roots[0].child("web")?, roots[nodes - 1].child("db")?];
+        let web = Peer::spawn(Some(wires.ns("a")?), Some(&cgroups[0]))?;
+        let db = Peer::spawn(Some(wires.ns("b")?), Some(&cgroups[1]))?;
+        Ok(Lab { web, db, agents: Vec::new(), wires, authority, cgroups, roots })
+    }
+
+    /// Starts the next node's agent, with this policy and configuration, and does not wait for its proxy.
+    pub(crate) fn start(&mut self, node: usize, policy: &str, config: &str) -> Result<()> {
+        self.start_in("enforce", node, policy, config)
+    }
+
+    /// The same, in a mode.
+    pub(crate) fn start_in(&mut self, mode: &str, node: usize, policy: &str, config: &str) -> Result<()> {
+        let own = self.roots[node].child("agent")?;
+        let setup = Agent::prepare(&self.roots[node], policy).in_cgroup(&own).config(config);
+        self.agents.push(setup.mode(mode).with_metrics().start()?);
+        self.cgroups.push(own);
+        Ok(())
+    }
+
+    /// A program on a node, in a namespace of the wires and in a cgroup of its own, which is in no zone.
+    pub(crate) fn guest(&mut self, node: usize, cgroup: &str, ns: &str) -> Result<Peer> {
+        let own = self.roots[node].child(cgroup)?;
+        let peer = Peer::spawn(Some(self.wires.ns(ns)?), Some(&own))?;
+        self.cgroups.push(own);
+        Ok(peer)
     }
 
     /// Waits until every proxy listens where it has to, with a certificate for each who lives there.

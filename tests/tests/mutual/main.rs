@@ -3,7 +3,9 @@
 //! * [`programs`]: real programs, and what they and a capture of the wire see.
 //! * [`expiry`]: certificates that end while connections live.
 //! * [`idle`]: connections that say nothing for long.
-//! * [`refusals`]: peers that cannot prove who they are, or may not, and ways around the proxy.
+//! * [`refusals`]: peers that cannot prove who they are, or may not.
+//! * [`around`]: ways around the proxy.
+//! * [`sources`]: certificates of files and of a Workload API, replaced under load.
 //! * [`operating`]: limits that change, and a node that is taken away.
 //! * [`strangers`]: HTTP/2 and TLS of others, as clients and as servers.
 //! * [`scanners`]: what OpenSSL, GnuTLS and sslyze find out about the tunnels' port.
@@ -13,6 +15,7 @@
 //! port.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod around;
 mod expiry;
 mod idle;
 mod lab;
@@ -23,6 +26,7 @@ mod programs;
 mod refusals;
 mod scanners;
 mod servers;
+mod sources;
 mod storm;
 mod strangers;
 mod wire;

@@ -4,9 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use bulkhead_tests::harness::{Agent, Dial, Ns, Socket, agent_program, wait_until};
+use bulkhead_tests::harness::{Agent, Dial, Errno, Ns, Socket, agent_program, wait_until};
 use serde_json::Value;
 
+use crate::around::{four_on_a_wire, with_c};
 use crate::lab::{DB, Lab, SOON, at, proxy, wait_traced};
 use crate::require_python;
 
@@ -156,4 +157,51 @@ fn detach_lets_connections_end_and_leaves_nothing() {
     assert!(said.status.success(), "{said:?}");
     assert!(lab.web.exchange(&live, 1, SOON).is_err(), "it was cut");
     assert_eq!(traces(lab.db_ns()), (false, "000".to_owned()), "the server's namespace is as it was");
+}
+
+/// Namespaces come and go with their workloads, and so does what the proxy has there.
+#[test]
+fn a_workload_that_comes_later_is_served_and_lets_nothing_behind() {
+    require_python!();
+    let mut lab = Lab::bare(1, four_on_a_wire()).unwrap();
+    lab.db.tcp_echo(at(DB, ECHO)).unwrap();
+    lab.start(0, &with_c(), &lab.authority.config(0)).unwrap();
+    lab.wait_ready().unwrap();
+    for round in 0..2 {
+        assert!(!traces(lab.wires.ns("c").unwrap()).0, "nobody lives there");
+        let guest = lab.guest(0, &format!("guest-{round}"), "c").unwrap();
+        let served = || {
+            let socket = guest.connect(&Dial::tcp(at(DB, ECHO)).within(SOON));
+            socket.is_ok_and(|socket| guest.exchange(&socket, 1, SOON).is_ok())
+        };
+        wait_until(SOON, "it is served", served).unwrap();
+        assert_eq!(proxy(lab.near()).namespaces, 3);
+        drop(guest);
+        wait_until(SOON, "its namespace is let go", || proxy(lab.near()).namespaces == 2).unwrap();
+        wait_until(SOON, "and left as it was", || !traces(lab.wires.ns("c").unwrap()).0).unwrap();
+    }
+}
+
+/// Where an address has no port left, the program hears just that, and the ports come back.
+#[test]
+fn a_client_without_a_port_left_is_told_by_its_own_kernel() {
+    require_python!();
+    let lab = Lab::two_nodes();
+    lab.db.tcp_echo(at(DB, ECHO)).unwrap();
+    lab.web_ns().sysctl("ipv4/ip_local_port_range", "40000 40009").unwrap();
+    let mut live = Vec::new();
+    let refused = loop {
+        match lab.web.connect(&Dial::tcp(at(DB, ECHO)).within(SOON)) {
+            Ok(socket) => live.push(socket),
+            Err(error) => break error,
+        }
+        assert!(live.len() <= 10, "more than there are ports");
+    };
+    assert_eq!(refused.errno(), Some(Errno::ADDRNOTAVAIL), "{refused}");
+    assert!(live.len() >= 5, "{}", live.len());
+    for socket in &live {
+        goes_on(&lab, socket);
+    }
+    lab.web_ns().sysctl("ipv4/ip_local_port_range", "40000 40019").unwrap();
+    goes_on(&lab, &connect(&lab));
 }

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use bulkhead::control::protocol::FindingFilter;
 use bulkhead::proxy::wire::Record;
-use bulkhead_tests::harness::{Agent, Dial, Kind, Pair, Peer, Serve, Socket, wait_until};
+use bulkhead_tests::harness::{Agent, Dial, Socket, Topology, wait_until};
 
-use crate::lab::{DB, DB6, FAMILIES, Lab, SOON, WEB, ZONES, at, certificates, policy, proxy, python, traced};
+use crate::lab::{DB, DB6, Lab, SOON, WEB, ZONES, at, certificates, policy, proxy, traced, wait_traced};
 use crate::peers::{Stranger, Told, forge};
 use crate::require_python;
 
 const PORT: u16 = 5000;
-/// How long nothing is waited for.
-const NOTHING: Duration = Duration::from_millis(500);
 
 /// One port alone, and a zone of remote peers that may nothing.
 fn one_port() -> String {
@@ -173,6 +171,48 @@ fn peers_that_may_not_are_told_who_may() {
     assert_eq!(told.status, Some(200), "{told:?}");
 }
 
+/// A dry run lets in whom it would refuse, and says so; a certificate that is not believed it does not let in.
+#[test]
+fn a_dry_run_lets_in_and_says_who_would_be_refused() {
+    require_python!();
+    let trial = one_port().replace("[zone.db]", "[zone.db]\nmode = \"audit\"");
+    assert_ne!(trial, one_port());
+    for (policy, mode) in [(trial, "enforce"), (one_port(), "audit")] {
+        let mut lab = Lab::bare(2, Topology::pair().unwrap()).unwrap();
+        lab.start_in(mode, 1, &policy, &lab.authority.config(1)).unwrap();
+        lab.wait_ready().unwrap();
+        let stranger = Stranger::new();
+        lab.db.tcp_echo(at(DB, PORT)).unwrap();
+        lab.db.tcp_echo(at(DB, PORT + 1)).unwrap();
+        let issue = |account: &str| lab.authority.issue_workload(account).unwrap();
+        let (web, nobody, audit) = (issue("web"), issue("nobody"), issue("audit"));
+        for (shows, port, reason) in
+            [(&nobody, PORT, "unknown-name"), (&audit, PORT, "denied"), (&web, PORT + 1, "denied")]
+        {
+            let told = stranger.knock(&lab, DB, Some(shows), &at(DB, port).to_string(), "");
+            assert_eq!((told.status, &*told.answer), (Some(200), "a question"), "{mode}, {reason}: {told:?}");
+            let record = wait_traced(lab.far(), "it is told", |record| {
+                record.reason == reason && record.destination == at(DB, port)
+            });
+            assert!(record.outcome != "refused", "{record:?}");
+            assert!(
+                record.text.contains("a dry run") && record.text.contains("no zone that may"),
+                "{record:?}"
+            );
+            let word = format!("reason=\"{reason}\"");
+            Lab::wait_metric(lab.far(), &["bulkhead_proxy_audited_total", "to_zone=\"db\"", &word]);
+        }
+        let told = stranger.knock(&lab, DB, None, &at(DB, PORT).to_string(), "");
+        assert_eq!(told.status, None, "{told:?}");
+        // And its twin is as always.
+        let told = stranger.knock(&lab, DB, Some(&web), &at(DB, PORT).to_string(), "");
+        assert_eq!(told.status, Some(200), "{told:?}");
+        wait_traced(lab.far(), "the twin", |record| {
+            record.reason.is_empty() && !record.text.contains("a dry run")
+        });
+    }
+}
+
 /// The most memory that a process has had, in KiB.
 fn most_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -279,55 +319,4 @@ fn a_policy_that_takes_the_right_away_ends_live_connections() {
         assert!(ended.text.contains("no zone that may reach db:5000"), "{}", ended.text);
         agent.apply(&policy("")).unwrap();
     }
-}
-
-/// Whoever is no program of a node, and speaks for itself.
-fn around(lab: &Lab) {
-    let listeners =
-        FAMILIES.map(|(server, _)| lab.db.listen(Kind::Tcp, at(server, PORT), Serve::Hold).unwrap());
-    let stranger = Stranger::new();
-    let beside = Peer::spawn(Some(lab.web_ns()), Some(stranger.cgroup())).unwrap();
-    for listener in &listeners {
-        // From the client's own address, past its node's agent.
-        let dial = Dial::tcp(listener.local).within(Duration::from_secs(2));
-        let _ = beside.begin_connect(&dial).wait();
-        nobody_came(lab, listener);
-    }
-    Lab::wait_counted(lab.far(), &Pair::new("web", "db", "deny", "outside-proxy"));
-    // From within the server's namespace, as the proxy's last hop comes: the client's address, and its mark.
-    for (listener, (_, client)) in listeners.iter().zip(FAMILIES) {
-        let launch = python("mutual/python/pretend.py").and([client, &listener.local.ip().to_string()]);
-        let launch = launch.and([PORT.to_string()]);
-        for said in [stranger.run(lab.db_ns(), &launch), lab.ask_beside(&launch)] {
-            assert!(!said.succeeded(), "a pretended last hop came through");
-            assert!(String::from_utf8_lossy(&said.output).contains("begins"), "{}", said.errors);
-        }
-        nobody_came(lab, listener);
-    }
-    // And its twin, by way of the proxy; also right after somebody who lived there has ended.
-    for listener in &listeners {
-        let near = lab.web.connect(&Dial::tcp(listener.local)).unwrap();
-        let far = lab.db.accept(listener, SOON).unwrap();
-        lab.web.send(&near, b"a question", None).unwrap();
-        assert_eq!(lab.db.recv(&far, SOON).unwrap().0, b"a question");
-        assert_eq!(far.peer.map(|peer| peer.ip()), Some(near.local.ip()));
-        assert_eq!(near.peer, Some(listener.local));
-    }
-}
-
-fn nobody_came(lab: &Lab, listener: &Socket) {
-    let accepted = lab.db.accept(listener, NOTHING);
-    assert!(accepted.is_err(), "{accepted:?} came");
-}
-
-#[test]
-fn nobody_goes_around_the_proxy_from_another_node() {
-    require_python!();
-    around(&Lab::two_nodes());
-}
-
-#[test]
-fn nobody_goes_around_the_proxy_on_the_same_node() {
-    require_python!();
-    around(&Lab::one_node(&policy("")));
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use bulkhead_tests::harness::wait_until;
+use bulkhead::control::protocol::FindingFilter;
+use bulkhead_tests::harness::{Dial, wait_until};
 
 use crate::lab::{DB, Lab, SOON, at, policy, traced};
 use crate::peers::{Stranger, forge};
@@ -23,7 +24,7 @@ fn refuses(lab: &Lab, stranger: &Stranger, shows: &Path, reason: &str, says: &st
     let mut record = None;
     let told = wait_until(SOON, "it is told why", || {
         // The first answer may still be the one of the server before.
-        let dial = bulkhead_tests::harness::Dial::tcp(at(DB, PORT));
+        let dial = Dial::tcp(at(DB, PORT));
         let answered = lab.web.connect(&dial).and_then(|socket| lab.web.exchange(&socket, 1, SOON));
         // A list of what is revoked takes a moment to be read.
         assert!(answered.is_err() || reason == "revoked", "{reason}: it was answered");
@@ -68,4 +69,15 @@ fn servers_that_cannot_prove_who_they_are_are_refused_by_name() {
     fs::copy(lab.authority.path().join("ca/crl.pem"), list.with_extension("next")).unwrap();
     fs::rename(list.with_extension("next"), &list).unwrap();
     refuses(&lab, &stranger, &db, "revoked", "revoked");
+    // Again and again: the operator is told of it.
+    for _ in 0..10 {
+        let asked = lab.web.connect(&Dial::tcp(at(DB, PORT)));
+        assert!(asked.and_then(|socket| lab.web.exchange(&socket, 1, SOON)).is_err());
+    }
+    let mut findings = Vec::new();
+    let found = wait_until(SOON, "it is a finding", || {
+        findings = lab.near().findings(FindingFilter::default()).unwrap();
+        findings.iter().any(|one| one.kind == "authentication-failures" && one.subject.contains(DB))
+    });
+    assert!(found.is_ok(), "{findings:#?}");
 }
