@@ -31,8 +31,10 @@ use bulkhead_abi::{
 
 use super::{
     Cursor, Payload, Ruling,
+    codes::{mark, mode},
     head::{Head, ROOM},
-    stream::{load, mark, mode, refuse, side, side_mut},
+    ruling::refuse,
+    stream::{load, side, side_mut},
     tls,
 };
 

@@ -14,10 +14,12 @@
 
 pub mod ahead;
 mod clear;
+mod codes;
 pub mod datagram;
 mod head;
 mod opening;
 mod records;
+pub(crate) mod ruling;
 mod starttls;
 pub mod stream;
 mod tls;
@@ -352,7 +354,7 @@ pub fn demand(inspection: &mut Inspection, demand: Demand) {
 /// followed when they were not before, because nobody knows where the next one begins.
 #[inline(always)]
 pub fn judge_again(inspection: &mut Inspection, new: Demand) -> Ruling {
-    let was_strict = stream::is_strict(inspection);
+    let was_strict = ruling::is_strict(inspection);
     demand(inspection, new);
     if !was_strict && new.level == Tls::Require {
         stream::miss(inspection);
@@ -364,9 +366,9 @@ pub fn judge_again(inspection: &mut Inspection, new: Demand) -> Ruling {
     if inspection.phase == Inspection::READING && !matches!(class, Class::Clear | Class::StartTls) {
         return Ruling::Pass;
     }
-    match stream::accepted(inspection) {
+    match ruling::accepted(inspection) {
         Ok(()) => Ruling::Pass,
-        Err(reason) => stream::refuse(inspection, reason),
+        Err(reason) => ruling::refuse(inspection, reason),
     }
 }
 

@@ -5,12 +5,11 @@ use bulkhead_abi::{Accept, App, Class, Inspection, Reason};
 use super::{
     Cursor, Payload, clear,
     clear::Found,
+    codes::{code, mark, mode},
     head::{Head, ROOM, begins, may_begin},
+    ruling::{accepted, conclude, follows, is_strict, refuse},
     starttls,
-    stream::{
-        accepted, advance, code, conclude, follows, hand_over, is_strict, load, mark, mode, refuse, side,
-        side_mut,
-    },
+    stream::{advance, hand_over, load, side, side_mut},
     tls::{self, Fit},
     wrap,
 };

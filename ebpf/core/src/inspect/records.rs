@@ -8,8 +8,10 @@ use bulkhead_abi::{App, Class, Inspection, Reason, inspect::Stream};
 
 use super::{
     Cursor, Payload,
+    codes::{code, mark, mode},
     head::{Head, ROOM},
-    stream::{ahead, code, conclude, consume, is_strict, mark, mode, position, refuse, side, side_mut},
+    ruling::{conclude, is_strict, refuse},
+    stream::{ahead, consume, position, side, side_mut},
     tls,
 };
 

@@ -6,13 +6,15 @@
 //! gets a segment past the inspection, but not to the receiver (by a wrong checksum), and repeats other
 //! bytes later in the stream works with the receiver against the rule, and could as well encrypt.
 
-use bulkhead_abi::{Accept, App, Class, Inspection, Reason, Tls, inspect::Stream};
+use bulkhead_abi::{Accept, Class, Inspection, Reason, inspect::Stream};
 
 use super::{
     Cursor, Payload, Ruling,
+    codes::{code, mark, mode},
     head::{Head, ROOM},
     opening,
     records::AT_ONCE,
+    ruling::{is_strict, refusal, refuse},
 };
 
 /// Tells where a direction begins: `first` is the sequence number of its first payload byte, one more than
@@ -268,64 +270,6 @@ pub fn step(payload: &impl Payload, inspection: &mut Inspection, cursor: &mut Cu
     }
 }
 
-/// What a direction is in.
-pub(super) mod mode {
-    /// Nothing was seen.
-    pub(in crate::inspect) const UNSEEN: u8 = 0;
-    /// The first bytes are collected.
-    pub(in crate::inspect) const OPENING: u8 = 1;
-    /// A message up to `record`; an opening follows.
-    pub(in crate::inspect) const SKIP: u8 = 2;
-    /// A PROXY protocol header of version 1; an opening follows.
-    pub(in crate::inspect) const PROXY: u8 = 3;
-    /// An HTTP CONNECT, or its answer; an opening follows.
-    pub(in crate::inspect) const HEADERS: u8 = 4;
-    /// A STARTTLS dialogue of lines.
-    pub(in crate::inspect) const LINES: u8 = 5;
-    /// TLS records.
-    pub(in crate::inspect) const RECORDS: u8 = 6;
-    /// The rest of an SSH identification.
-    pub(in crate::inspect) const IDENT: u8 = 7;
-    /// SSH packets, until they are encrypted.
-    pub(in crate::inspect) const PACKETS: u8 = 8;
-    /// Nothing is left to look at.
-    pub(in crate::inspect) const FREE: u8 = 9;
-}
-
-/// What is known of a direction.
-pub(super) mod mark {
-    /// It began with a ClientHello.
-    pub(in crate::inspect) const CLIENT: u8 = 1;
-    /// It began with a ServerHello, or with an alert.
-    pub(in crate::inspect) const SERVER: u8 = 2;
-    /// It began with an SSH identification.
-    pub(in crate::inspect) const SSH: u8 = 4;
-    /// Its part of a STARTTLS dialogue is over: nothing but TLS makes sense now.
-    pub(in crate::inspect) const INNER: u8 = 8;
-    /// What is kept was not read by the reader of the direction's state yet.
-    pub(in crate::inspect) const REPLAY: u8 = 16;
-    /// The line at hand is complete.
-    pub(in crate::inspect) const ENDED: u8 = 32;
-    /// It owes the answer to an HTTP CONNECT.
-    pub(in crate::inspect) const OWES: u8 = 64;
-    /// It cannot be anything that is accepted.
-    pub(in crate::inspect) const ODD: u8 = 128;
-}
-
-/// What a reader says: how [`segment`] goes on. Everything else is a [`Ruling::code`].
-pub(super) mod code {
-    /// Read on.
-    pub(in crate::inspect) const AGAIN: u32 = 0x1_0000;
-    /// The segment was read.
-    pub(in crate::inspect) const END: u32 = 0x1_0001;
-    /// There is more of an opening: judge it.
-    pub(in crate::inspect) const JUDGE: u32 = 0x1_0002;
-    /// It may be clear text.
-    pub(in crate::inspect) const LOOK: u32 = 0x1_0003;
-    /// There is more of a line.
-    pub(in crate::inspect) const LINE: u32 = 0x1_0004;
-}
-
 /// How many steps are taken at once. [`ROUNDS`] times that is what a segment may take: some for every
 /// sixteen bytes of a dialogue, one for [`records::AT_ONCE`](super::records::AT_ONCE) records.
 const STEPS: u32 = 32;
@@ -358,18 +302,6 @@ pub(super) fn miss(inspection: &mut Inspection) {
         }
         _ => {}
     }
-}
-
-/// Whether what is not accepted is stopped.
-#[inline(always)]
-pub(super) fn is_strict(inspection: &Inspection) -> bool {
-    Tls::from_code(inspection.level) == Tls::Require
-}
-
-/// Whether TLS is followed after its hellos.
-#[inline(always)]
-pub(super) fn follows(inspection: &Inspection) -> bool {
-    matches!(Tls::from_code(inspection.level), Tls::Report | Tls::Require)
 }
 
 /// The direction of this sender.
@@ -448,77 +380,4 @@ pub(super) fn hand_over(own: &mut Stream, to: u8) {
     if own.have != 0 {
         own.marks |= mark::REPLAY;
     }
-}
-
-/// Whether the rule accepts what is known of the flow.
-#[inline(always)]
-pub(crate) fn accepted(inspection: &Inspection) -> Result<(), Reason> {
-    let app = App::from_code(inspection.app);
-    let (wanted, reason) = match Class::from_code(inspection.class) {
-        Class::Clear => return Err(Reason::ClearText),
-        Class::Unknown => (Accept::UNKNOWN, Reason::Unclassified),
-        Class::StartTls => (dialogue(app), Reason::ClearText),
-        Class::Tls if inspection.flags & Inspection::FLAG_UPGRADED != 0 => {
-            (dialogue(app), Reason::WeakEncryption)
-        }
-        Class::Tls => (Accept::TLS, Reason::WeakEncryption),
-        Class::Ssh => (Accept::SSH, Reason::WeakEncryption),
-        Class::Quic => (Accept::QUIC, Reason::WeakEncryption),
-        Class::Dtls => (Accept::DTLS, Reason::WeakEncryption),
-        Class::WireGuard => (Accept::WIREGUARD, Reason::WeakEncryption),
-        Class::Ipsec => (Accept::IPSEC, Reason::WeakEncryption),
-        // Told by how a flow goes, never by its bytes.
-        Class::Mutual => (Accept::NONE, Reason::Inconsistent),
-    };
-    if inspection.accept.intersects(wanted) { Ok(()) } else { Err(reason) }
-}
-
-/// What must be accepted of a STARTTLS dialogue.
-#[inline(always)]
-pub(super) fn dialogue(app: App) -> Accept {
-    match app {
-        // A banner that either may have sent.
-        App::Unknown => Accept::SMTP.or(Accept::FTP),
-        App::Smtp => Accept::SMTP,
-        App::Ftp => Accept::FTP,
-        App::Imap => Accept::IMAP,
-        App::Pop3 => Accept::POP3,
-        App::Ldap => Accept::LDAP,
-        App::Xmpp => Accept::XMPP,
-        App::Postgresql => Accept::POSTGRESQL,
-        App::Mysql => Accept::MYSQL,
-        App::Rdp => Accept::RDP,
-        _ => Accept::NONE,
-    }
-}
-
-/// The class is known.
-#[inline(always)]
-pub(super) fn conclude(inspection: &mut Inspection, class: Class, app: App) -> u32 {
-    inspection.class = class as u8;
-    inspection.app = app as u8;
-    inspection.flags &= !Inspection::FLAG_ASKED;
-    let strict = is_strict(inspection);
-    if strict && let Err(reason) = accepted(inspection) {
-        return refuse(inspection, reason).code();
-    }
-    let goes_on = (class == Class::Tls && follows(inspection)) || (class == Class::Ssh && strict);
-    inspection.phase = if goes_on { Inspection::FOLLOWING } else { Inspection::DONE };
-    code::AGAIN
-}
-
-/// Ends the reading: nothing passes any more.
-#[inline(always)]
-pub(crate) fn refuse(inspection: &mut Inspection, reason: Reason) -> Ruling {
-    inspection.phase = Inspection::REFUSED;
-    let [opener, _] = &mut inspection.streams;
-    opener.state = reason as u8;
-    Ruling::Refuse(reason)
-}
-
-/// Why it was refused.
-#[inline(always)]
-fn refusal(inspection: &Inspection) -> Reason {
-    let [opener, _] = &inspection.streams;
-    Reason::from_code(opener.state)
 }

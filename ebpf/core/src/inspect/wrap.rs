@@ -7,10 +7,10 @@ use bulkhead_abi::{App, Class, Inspection, Reason};
 
 use super::{
     Cursor, Payload,
+    codes::{code, mark, mode},
     head::{Head, begins, may_begin},
-    stream::{
-        ahead, code, conclude, consume, hand_over, is_strict, mark, mode, refuse, restart, side, side_mut,
-    },
+    ruling::{conclude, is_strict, refuse},
+    stream::{ahead, consume, hand_over, restart, side, side_mut},
 };
 
 /// The longest header of version 1.

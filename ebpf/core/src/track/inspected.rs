@@ -15,7 +15,7 @@ use super::{
     reading::{self, Known, is_opener},
 };
 use crate::{
-    inspect::{self, Cursor, Payload, Ruling, ahead, datagram::Readers, stream},
+    inspect::{self, Cursor, Payload, Ruling, ahead, datagram::Readers, ruling, stream},
     packet::{Bytes, Span},
     report::{self, Content},
     tables::Tables,
@@ -147,7 +147,7 @@ fn look<H: Hook>(
 pub fn conclude(classed: impl FnOnce(&ClassKey) -> bool, flow: &mut SocketFlow, ruling: Ruling) -> Finding {
     let (known, strict) = (Known::of(flow), is_strict(flow));
     let SocketFlow { reading, inspection, .. } = flow;
-    let reason = reading::reason(ruling, reading, strict, || stream::accepted(inspection));
+    let reason = reading::reason(ruling, reading, strict, || ruling::accepted(inspection));
     let refused = ruling != Ruling::Pass;
     reading::conclude(classed, &known, reading, (inspection.class, inspection.app), refused, reason)
 }
@@ -188,7 +188,7 @@ fn read<H: Hook>(hook: &H, flow: &mut SocketFlow, direction: Direction, sender: 
     let strict = is_strict(flow);
     // Bytes that its receiver may take out of the stream, and bytes that belong elsewhere in another one.
     if strict && (span.is_urgent() || (span.has_options() && hook.is_multipath(span))) {
-        return stream::refuse(&mut flow.inspection, Reason::Unclassified);
+        return ruling::refuse(&mut flow.inspection, Reason::Unclassified);
     }
     let begun = Inspection::FLAG_BEGUN << sender;
     if flow.inspection.flags & begun == 0 {
@@ -242,7 +242,7 @@ pub fn early<H: Hook>(
 pub fn settle<H: Hook>(hook: &H, payload: &impl Payload, inspection: &mut Inspection, sender: u8) -> Ruling {
     match hook.ahead() {
         Some(ahead) => ahead.update(|ahead| ahead::settle(payload, inspection, ahead, sender.into())),
-        None => stream::refuse(inspection, Reason::Unclassified),
+        None => ruling::refuse(inspection, Reason::Unclassified),
     }
 }
 

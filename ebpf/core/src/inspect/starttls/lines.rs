@@ -7,8 +7,10 @@ use bulkhead_abi::{Accept, App, Class, Inspection, Reason};
 
 use crate::inspect::{
     Cursor, Payload,
+    codes::{code, mark, mode},
     head::{Head, ROOM, begins, may_begin, may_say, says},
-    stream::{advance, code, conclude, is_strict, load, mark, mode, refuse, side, side_mut},
+    ruling::{conclude, is_strict, refuse},
+    stream::{advance, load, side, side_mut},
 };
 
 /// The most that a client, and a server, may say before STARTTLS where clear text is stopped.

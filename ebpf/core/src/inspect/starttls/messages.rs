@@ -5,8 +5,10 @@ use bulkhead_abi::{App, Class, Inspection, Reason};
 use crate::inspect::{
     Cursor, Payload,
     clear::NEGOTIATION_FLAGS,
+    codes::{code, mark, mode},
     head::{Head, begins, may_begin},
-    stream::{advance, code, conclude, is_strict, load, mark, mode, refuse, restart, side_mut},
+    ruling::{conclude, is_strict, refuse},
+    stream::{advance, load, restart, side_mut},
 };
 
 /// The longest message that passes where clear text is stopped.

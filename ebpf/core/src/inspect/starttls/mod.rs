@@ -14,9 +14,11 @@ pub use messages::skip;
 pub(super) use messages::{ask_again, message};
 
 use super::{
+    codes::{code, mark, mode},
     head::{Head, may_begin as may_be, may_say},
     opening::accepts_dialogue,
-    stream::{code, hand_over, mark, mode, refuse, restart, side_mut},
+    ruling::refuse,
+    stream::{hand_over, restart, side_mut},
 };
 
 /// Whether a direction's first bytes may yet be those of a dialogue that is accepted.
