@@ -62,6 +62,6 @@ const AT_LEAST: &[(&str, usize)] = &[
     ("without its first fragment", 100),
     ("options", 20),
     ("a kernel's answer", 100),
-    ("an answer that may not be given", 20),
-    ("behind an answer's first fragment", 5),
+    ("an answer that may not be given", 5),
+    ("behind an answer's first fragment", 2),
 ];
