@@ -82,6 +82,11 @@ impl Segments {
         self.next
     }
 
+    /// How many bytes wait for those before them.
+    pub(super) const fn waiting(&self) -> usize {
+        self.waiting_bytes
+    }
+
     fn wait(&mut self, at: u32, payload: &[u8]) {
         if self.waiting_bytes + payload.len() > WAITING || self.waiting.contains_key(&at) {
             return;

@@ -12,6 +12,10 @@ use super::flows::{Known, OPENING};
 use super::packet::Tcp;
 use super::segments::{KEPT, Segments};
 
+/// Bytes that wait for those before them, of a flow of which only its handshake is of interest any more. A
+/// capture that has the front of each packet only lacks some everywhere.
+const LATE: usize = 8 << 10;
+
 /// A flow in the making. Directions are numbered by who was seen first, or by who opened it where that is
 /// known.
 pub(super) struct Stream {
@@ -90,7 +94,7 @@ impl Stream {
             return;
         }
         let settled = [Some(&*reading), turned.as_ref()].into_iter().flatten().all(Reading::is_over);
-        if settled && direction.handed_over() >= KEPT {
+        if settled && (direction.handed_over() >= KEPT || direction.waiting() > LATE) {
             return;
         }
         direction.take(tcp.seq, payload, &mut |seq, payload| {

@@ -174,6 +174,18 @@ fn datagrams_are_what_they_are() {
     }
 }
 
+/// Where both ends of a flow are on one node, each of them reads what passes.
+#[test]
+fn what_is_read_twice_is_the_same() {
+    let doubled = |flow: &Flow| flow.iter().flat_map(|said| [said.clone(), said.clone()]).collect::<Flow>();
+    for (name, flow, truth) in encrypted() {
+        assert_eq!(class(&play(&doubled(&flow), Demand::OFF).0).0, truth, "{name}");
+    }
+    for (name, flow, truth) in clear() {
+        assert_eq!(class(&play(&doubled(&flow), Demand::OFF).0), (Class::Clear, truth), "{name}");
+    }
+}
+
 #[test]
 fn what_is_accepted_passes_and_nothing_else() {
     for (name, flow, truth) in encrypted() {

@@ -348,3 +348,19 @@ fn hellos_are_found_for_whoever_reads_them() {
     assert_eq!(stream::hello_offset(&talk.inspection, 0, at), Some(0));
     assert_eq!(stream::hello_offset(&talk.inspection, 0, at.wrapping_sub(1)), None);
 }
+
+/// A server of SSH may say something before it says who it is (RFC 4253, 4.2): nobody can tell yet.
+#[test]
+fn what_a_server_of_ssh_says_first_is_not_called_clear() {
+    let asks = (0, b"SSH-2.0-x\r\n".to_vec());
+    let greets = (1, b"Welcome to this host\r\nSSH-2.0-y\r\n".to_vec());
+    let web = (1, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
+    for (cut_name, cut) in cuts() {
+        let talk = play(&vec![asks.clone(), greets.clone()], Demand::OFF, &cut);
+        assert_eq!(talk.class().0, Class::Unknown, "{cut_name}");
+        let talk = play(&vec![asks.clone(), web.clone()], Demand::OFF, &cut);
+        assert_eq!(talk.class(), (Class::Clear, App::Http1), "{cut_name}");
+        let talk = play(&vec![asks.clone(), greets.clone()], Demand::REQUIRE, &cut);
+        assert_eq!(talk.refused, Some(Reason::ClearText), "{cut_name}");
+    }
+}
