@@ -23,7 +23,6 @@ use crate::keepalive;
 use crate::node::{Edge, Node, Place};
 use crate::proxy::Shared;
 use crate::relay::{self, Stream};
-use crate::settings::RESETS;
 use crate::socket;
 use crate::waited;
 use crate::watch::{self, Ear, Watch};
@@ -123,8 +122,6 @@ async fn shake_hands<N: Node>(
             .max_frame_size(settings.frame)
             .max_header_list_size(16 << 10)
             .max_send_buffer_size(settings.unsent)
-            .max_concurrent_reset_streams(RESETS)
-            .max_local_error_reset_streams(None) // see `RESETS`
             .max_concurrent_streams(u32::try_from(settings.streams * 2).unwrap_or(u32::MAX))
             .handshake(tls)
             .await

@@ -14,11 +14,6 @@ const RECORD: usize = 16 << 10;
 /// Bytes of an HTTP/2 frame's head (RFC 9113, section 4.1).
 const FRAME_HEAD: usize = 9;
 const CHUNK: usize = 8 * RECORD - FRAME_HEAD;
-/// Streams that we have broken off within a second, and whose last frames may be under way still. Frames of more
-/// than these the library takes for errors of the peer, counts them as long as the tunnel lives, and ends it with
-/// all that it carries: that count is switched off. What a peer costs by errors is bounded by the places that its
-/// connections take ([`Limits::connections`]).
-pub(crate) const RESETS: usize = 1024;
 
 /// How the proxy works. The defaults are right for a node.
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ use crate::keepalive;
 use crate::node::{Mark, Node, Place};
 use crate::proxy::Shared;
 use crate::relay::Stream;
-use crate::settings::{RESETS, Settings};
+use crate::settings::Settings;
 use crate::socket;
 use crate::waited;
 use crate::watch;
@@ -154,8 +154,6 @@ impl Tunnel {
             .max_frame_size(settings.frame)
             .max_header_list_size(16 << 10)
             .max_send_buffer_size(settings.unsent)
-            .max_concurrent_reset_streams(RESETS)
-            .max_local_error_reset_streams(None) // see `RESETS`
             .enable_push(false)
             .initial_max_send_streams(UNTOLD)
             .handshake(tls);

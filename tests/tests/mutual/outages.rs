@@ -96,16 +96,19 @@ impl Scene {
     fn end(self, what: &str) -> Storm {
         let storm = Storm::read(&self.storm.wait_ended(SOON).unwrap());
         eprintln!("{what}: {storm:?}");
-        storm.ended_in_time();
         assert!(storm.answered() > 0 && storm.answered() + storm.refused() >= u64::from(COUNT), "{storm:?}");
         let agents = [self.lab.near(), self.lab.far()];
         let refused = agents.into_iter().flat_map(traced).filter(|record| record.outcome == "refused");
         for record in refused {
+            if record.seconds > 1.0 {
+                eprintln!("refused late: {record:?}");
+            }
             assert!(
                 !record.reason.is_empty() && !record.text.is_empty(),
                 "refused without a reason: {record:?}"
             );
         }
+        storm.ended_in_time();
         self.capture.end().is_mutual_tls_only(&[MARKER]);
         storm
     }

@@ -261,38 +261,6 @@ async fn a_client_that_goes_away_keeps_what_it_has() {
     assert_eq!(pair.server.record().await.outcome, Some(Outcome::Closed));
 }
 
-/// Programs that break off what a client is still saying cost nobody the tunnel that they share, however much
-/// was under way.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_late_for_broken_streams_ends_no_tunnel() {
-    const BROKEN: u32 = 60;
-    const LATE: usize = 1500;
-    let pair = Pair::new().await;
-    let mut raw = Raw::dial(&pair).await;
-    raw.greet().await;
-    let target = pair.program.local_addr().unwrap().to_string();
-    let streams = (0..BROKEN).map(|number| number * 2 + 1);
-    let mut broken = Vec::new();
-    for stream in streams.clone() {
-        raw.send(HEADERS, END_HEADERS, stream, &connect(&target)).await;
-        let (far, _) = soon(pair.program.accept()).await.unwrap();
-        assert!(is_200(&raw.until(HEADERS).await));
-        far.set_zero_linger().unwrap();
-        broken.push(far);
-    }
-    drop(broken);
-    for _ in streams.clone() {
-        raw.until(RESET).await;
-    }
-    for stream in streams.cycle().take(LATE) {
-        raw.send(DATA, 0, stream, b"x").await;
-    }
-    raw.ping().await;
-    raw.send(HEADERS, END_HEADERS, BROKEN * 2 + 1, &connect(&target)).await;
-    soon(pair.program.accept()).await.unwrap();
-    assert!(is_200(&raw.until(HEADERS).await));
-}
-
 /// Each breaks its own stream, and the tunnel goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_connect_reaches_nobody_and_costs_its_own_stream() {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LEAST: Duration = Duration::from_secs(1);
 /// How long a connection waits for an agent that is being started again.
 const COME_BACK: Duration = Duration::from_millis(700);
-/// How long one that had to wait for an agent waits for its answers as well: the program hears within a second.
+/// How long one waits for an agent that has not answered anything yet, too: the program hears within a second.
 const ANSWERED: Duration = Duration::from_millis(850);
 /// Answers that are remembered; beyond it all are forgotten at once, and asked for again.
 const REMEMBERED: usize = 65_536;
@@ -47,8 +47,8 @@ struct State {
 #[derive(Clone, Debug)]
 struct Agent {
     channel: Arc<Channel>,
-    /// Since when.
-    came: Instant,
+    /// Whether it has answered anything yet: one that was just started has other things to do first.
+    speaks: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -64,8 +64,7 @@ impl Link {
 
     /// An agent is there, or is no longer.
     pub(super) fn set_agent(&self, agent: Option<Arc<Channel>>) {
-        let came = Instant::now();
-        self.0.agent.send_replace(agent.map(|channel| Agent { channel, came }));
+        self.0.agent.send_replace(agent.map(|channel| Agent { channel, speaks: Arc::default() }));
         // Whoever waits for an answer of the old one waits in vain.
         self.waiting().clear();
     }
@@ -157,10 +156,13 @@ impl Link {
         let mut gone = None;
         loop {
             let agent = self.agent(gone.as_ref(), left(COME_BACK, since)).await?;
-            let waited = agent.came > since;
-            let patience = if waited { left(ANSWERED, since) } else { left(PATIENCE, since).max(LEAST) };
+            let speaks = agent.speaks.load(Ordering::Relaxed);
+            let patience = if speaks { left(PATIENCE, since).max(LEAST) } else { left(ANSWERED, since) };
             match tokio::time::timeout(patience, self.put(&agent, question)).await.ok()? {
-                Some(answer) => return Some(answer),
+                Some(answer) => {
+                    agent.speaks.store(true, Ordering::Relaxed);
+                    return Some(answer);
+                }
                 None => gone = Some(agent),
             }
         }
@@ -294,11 +296,16 @@ mod tests {
         assert_eq!(answer, Answer::Name { name: None });
     }
 
-    /// An agent that never was away may take its time.
+    /// An agent that has answered before may take its time.
     #[tokio::test]
     async fn an_agent_that_is_slow_is_waited_for() {
         let link = Link::new();
-        let _agent = agent(&link, Some(SECOND));
-        assert_eq!(link.ask(question(1), Instant::now()).await, Answer::Name { name: None });
+        let _agent = agent(&link, Some(SECOND / 2));
+        for last in 0..4 {
+            assert_eq!(
+                link.ask(question(last), Instant::now() - SECOND * u32::from(last)).await,
+                Answer::Name { name: None }
+            );
+        }
     }
 }
