@@ -32,7 +32,7 @@ const RUNS: [(&str, &str, &str, u32); 10] = [
         300,
     ),
     ("bulkhead_datapath", "", "", 300),
-    ("judges", "BULKHEAD_POLICIES=24", "--test-threads=1", 900),
+    ("judges", "BULKHEAD_POLICIES=12 BULKHEAD_GUARD_POLICIES=16", "--test-threads=2", 1200),
     ("harness", "", "", 300),
     ("guard_attach", "", "--test-threads=2 filters_of the_kernel_is_told", 600),
     ("matrix", "", "--test-threads=1", 1800),
