@@ -29,6 +29,10 @@ const ZONE: Identity = Identity(4000);
 fn an_address_is_found_while_its_entry_is_written_anew() {
     require_programs!();
     let mut chamber = Chamber::new(&["a"]);
+    if chamber.seen_netns == 0 {
+        // Before Linux 6.15 a test run's socket is of no namespace that is known, and forges nothing.
+        return;
+    }
     let cgroup = chamber.cgroup("a");
     let zoned = WorkloadValue { cgroup, identity: [ZONE; 2] };
     chamber.reader.maps().workloads.set_all(&[(cgroup, zoned)]).unwrap();
