@@ -1,20 +1,28 @@
 //! A capture of the wire between the namespaces, and what tshark finds in it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bulkhead_tests::harness::{Ns, wait_until};
+use bulkhead_tests::harness::{Ns, Peer, wait_until};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(60);
 
+/// The last frame of every capture, from nobody to nobody, of the EtherType for experiments (IEEE 802, 0x88b5).
+const LAST: &[u8] = b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x88\xb5 that was all that this capture is about";
+/// How far from the file's end it is looked for: what else there is on the wire comes behind it.
+const TAIL: u64 = 1 << 20;
+
 /// Every frame from its beginning on.
 pub(crate) struct Capture {
     child: Child,
     folder: TempDir,
+    /// Sends the last frame.
+    marker: Peer,
 }
 
 /// What was on the wire.
@@ -45,11 +53,20 @@ impl Capture {
         if wait_until(SOON, "dumpcap captures", told).is_err() {
             panic!("no capture: {}", fs::read_to_string(&errors).unwrap());
         }
-        Capture { child, folder }
+        Capture { child, folder, marker: Peer::spawn(Some(ns), None).unwrap() }
     }
 
-    /// Ends it, and reads what came.
+    /// Ends it, and reads what came. The kernel hands frames over when a block of its ring is full or a quarter
+    /// of a second old, and a dumpcap that ends leaves the rest: a last frame in the file says that what came
+    /// before it is there too.
     pub(crate) fn end(mut self) -> Wire {
+        let frames = self.folder.path().join("frames.pcapng");
+        let wire = self.marker.wire("eth0", false).unwrap();
+        let all_is_there = || {
+            self.marker.send(&wire, LAST, None).unwrap();
+            ends_with_marker(&frames)
+        };
+        wait_until(SOON, "dumpcap has written all that was on the wire", all_is_there).unwrap();
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, Signal::INT).unwrap();
         let status = self.child.wait().unwrap();
@@ -57,9 +74,19 @@ impl Capture {
         assert!(status.success(), "dumpcap: {errors}");
         assert!(errors.contains("dropped") && errors.contains("/0 ("), "frames were lost: {errors}");
         let folder = std::mem::replace(&mut self.folder, TempDir::new().unwrap());
-        let bytes = fs::read(folder.path().join("frames.pcapng")).unwrap();
+        let bytes = fs::read(frames).unwrap();
         Wire { folder, bytes }
     }
+}
+
+/// Whether the last frame is near the end of a capture.
+fn ends_with_marker(capture: &Path) -> bool {
+    let mut file = fs::File::open(capture).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).unwrap();
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail).unwrap();
+    tail.windows(LAST.len()).any(|window| window == LAST)
 }
 
 impl Drop for Capture {
