@@ -114,34 +114,40 @@ pub struct EdgeStats {
 pub struct Stats {
     /// By edge and direction.
     pub edges: Vec<(Edge, Direction, EdgeStats)>,
-    /// Handshakes that failed, by direction and reason.
-    pub failures: Vec<(Direction, &'static str, u64)>,
+    /// Handshakes, by edge (as far as it is known), direction, and the reason of those that failed.
+    pub handshakes: Vec<(Option<Edge>, Direction, Option<&'static str>, u64)>,
     /// Connections that were refused, by edge (as far as it is known) and reason.
     pub refused: Vec<(Option<Edge>, &'static str, u64)>,
     /// The same of those that a dry run has let in.
     pub audited: Vec<(Option<Edge>, &'static str, u64)>,
-    /// Handshakes that were made.
-    pub handshakes: u64,
     /// Tunnels that are open, dialled by us.
     pub tunnels: u64,
     /// Records that nobody took in time.
     pub lost: u64,
 }
 
+impl Stats {
+    /// How many handshakes were made.
+    pub fn made(&self) -> u64 {
+        self.handshakes.iter().filter(|(.., failed, _)| failed.is_none()).map(|(.., count)| count).sum()
+    }
+}
+
 /// The books. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Books(Arc<State>);
 
+/// By edge, direction, and why it failed, if it did.
+type Handshakes = HashMap<(Option<Edge>, Direction, Option<&'static str>), u64>;
 type Reasons = HashMap<(Option<Edge>, &'static str), u64>;
 
 #[derive(Debug)]
 struct State {
     live: Mutex<HashMap<u64, Arc<Live>>>,
     edges: Mutex<HashMap<(Edge, Direction), Arc<Page>>>,
-    failures: Mutex<HashMap<(Direction, &'static str), u64>>,
+    handshakes: Mutex<Handshakes>,
     refused: Mutex<Reasons>,
     audited: Mutex<Reasons>,
-    handshakes: AtomicU64,
     tunnels: AtomicU64,
     lost: AtomicU64,
     next: AtomicU64,
@@ -199,10 +205,9 @@ impl Books {
         Self(Arc::new(State {
             live: Mutex::default(),
             edges: Mutex::default(),
-            failures: Mutex::default(),
+            handshakes: Mutex::default(),
             refused: Mutex::default(),
             audited: Mutex::default(),
-            handshakes: AtomicU64::new(0),
             tunnels: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             next: AtomicU64::new(0),
@@ -218,10 +223,12 @@ impl Books {
                 .iter()
                 .map(|((edge, direction), page)| (edge.clone(), *direction, page.stats()))
                 .collect(),
-            failures: lock(&state.failures).iter().map(|(&(way, why), &count)| (way, why, count)).collect(),
+            handshakes: lock(&state.handshakes)
+                .iter()
+                .map(|((edge, direction, failed), count)| (edge.clone(), *direction, *failed, *count))
+                .collect(),
             refused: list(&lock(&state.refused)),
             audited: list(&lock(&state.audited)),
-            handshakes: state.handshakes.load(Relaxed),
             tunnels: state.tunnels.load(Relaxed),
             lost: state.lost.load(Relaxed),
         }
@@ -272,12 +279,9 @@ impl Books {
         self.tell(record);
     }
 
-    pub(crate) fn shook_hands(&self) {
-        self.0.handshakes.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn failed(&self, direction: Direction, reason: &'static str) {
-        *lock(&self.0.failures).entry((direction, reason)).or_default() += 1;
+    /// Counts a handshake; `failed` is the reason why it did.
+    pub(crate) fn shook_hands(&self, direction: Direction, edge: Option<Edge>, failed: Option<&'static str>) {
+        *lock(&self.0.handshakes).entry((edge, direction, failed)).or_default() += 1;
     }
 
     pub(crate) fn tunnel_opened(&self) {

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_credentials::{HandshakeError, Moment, Peer, SpiffeId, Usage};
@@ -47,6 +48,8 @@ struct Tunnel<N> {
     peer: Arc<Peer>,
     /// The last second of the first of both certificates.
     expires: Moment,
+    /// Whether its handshake is in the books.
+    counted: AtomicBool,
 }
 
 /// A tunnel whose peer is known.
@@ -83,14 +86,15 @@ pub(crate) async fn serve<N: Node>(
         match shake_hands(&shared, place, local, stream, began).await {
             Ok(shaken) => shaken,
             Err(refusal) => {
-                shared.books.failed(Direction::Inbound, refusal.reason);
+                shared.books.shook_hands(Direction::Inbound, None, Some(refusal.reason));
                 shared.books.refuse(Record::refused(Direction::Inbound, (client, local), began, refusal));
                 return;
             }
         };
-    shared.books.shook_hands();
-    let tunnel = Arc::new(Tunnel { shared, place, client, local, own, peer, expires });
-    tunnel.serve(connection, certificates).await;
+    let counted = AtomicBool::new(false);
+    let tunnel = Arc::new(Tunnel { shared, place, client, local, own, peer, expires, counted });
+    Arc::clone(&tunnel).serve(connection, certificates).await;
+    tunnel.count(None);
 }
 
 async fn shake_hands<N: Node>(
@@ -192,6 +196,13 @@ impl<N: Node> Tunnel<N> {
         }
     }
 
+    /// Puts the handshake into the books, once: which zones it was for is known with the first connection.
+    fn count(&self, edge: Option<&Edge>) {
+        if !self.counted.swap(true, Ordering::Relaxed) {
+            self.shared.books.shook_hands(Direction::Inbound, edge.cloned(), None);
+        }
+    }
+
     /// The peer has broken HTTP/2's rules: what it had is lost, and somebody should know why.
     fn breaks(&self, error: &h2::Error) {
         let ends = (self.client, self.local);
@@ -223,6 +234,9 @@ impl<N: Node> Tunnel<N> {
         let (permit, (destination, program, flow)) = match reached {
             Ok(reached) => reached,
             Err((status, destination, edge, refusal)) => {
+                if edge.is_some() {
+                    self.count(edge.as_ref());
+                }
                 answer(&mut respond, status, &refusal.text);
                 let ends = (self.client, destination.unwrap_or(self.local));
                 let client_name = Some(self.peer.facts.name.clone());
@@ -231,6 +245,7 @@ impl<N: Node> Tunnel<N> {
                 return None;
             }
         };
+        self.count(Some(&flow.edge));
         socket::hold(&program);
         let send = respond.send_response(Response::new(()), false).ok()?;
         let stream = Stream { send, receive: request.into_body() };

@@ -145,7 +145,7 @@ async fn open<N: Node>(
     };
     // A tunnel that is just going away asks for another; twice is bad luck, more is a defect.
     for _ in 0..3 {
-        let lease = shared.pool.lease(shared, &route, began).await?;
+        let lease = shared.pool.lease(shared, &route, &flow.edge, began).await?;
         match lease.0.connect(flow.destination, (client, began), &shared.settings).await {
             Ok(stream) => return Ok((lease, stream)),
             Err(Some(refusal)) => return Err(refusal),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::end::Refusal;
-use crate::node::Node;
+use crate::node::{Edge, Node};
 use crate::proxy::Shared;
 use crate::settings::Settings;
 use crate::tunnel::{Lease, Route, Tunnel};
@@ -35,6 +35,7 @@ impl Pool {
         &self,
         shared: &Shared<N>,
         route: &Route,
+        edge: &Edge,
         since: Instant,
     ) -> Result<Lease, Refusal> {
         let (keeper, settings) = (&shared.keeper, &shared.settings);
@@ -58,7 +59,7 @@ impl Pool {
         {
             return Err(refusal.clone());
         }
-        match Box::pin(Tunnel::dial(shared, route, since)).await {
+        match Box::pin(Tunnel::dial(shared, route, edge, since)).await {
             Ok(tunnel) => {
                 open.failed = None;
                 let lease = tunnel.lease(settings.streams);

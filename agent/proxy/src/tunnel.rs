@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 use crate::books::Direction;
 use crate::end::{self, Refusal, reason};
 use crate::keepalive;
-use crate::node::{Mark, Node, Place};
+use crate::node::{Edge, Mark, Node, Place};
 use crate::proxy::Shared;
 use crate::relay::Stream;
 use crate::settings::Settings;
@@ -82,16 +82,16 @@ impl Tunnel {
     pub(crate) async fn dial<N: Node>(
         shared: &Shared<N>,
         route: &Route,
+        edge: &Edge,
         since: Instant,
     ) -> Result<Arc<Self>, Refusal> {
         let Shared { keeper, settings, books, .. } = shared;
         // Before the handshake: a change during it is one to ask about.
         let believed = *keeper.changes().borrow();
         let dialled = Self::shake_hands(shared, route, since).await;
-        let (connection, requests, peer) = dialled.inspect_err(|refusal| {
-            books.failed(Direction::Outbound, refusal.reason);
-        })?;
-        books.shook_hands();
+        let failed = dialled.as_ref().err().map(|refusal| refusal.reason);
+        books.shook_hands(Direction::Outbound, Some(edge.clone()), failed);
+        let (connection, requests, peer) = dialled?;
         books.tunnel_opened();
         let (telling, heard) = watch_of::channel(false);
         let tunnel = Arc::new(Self {

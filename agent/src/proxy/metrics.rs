@@ -51,7 +51,7 @@ struct Families {
     lost: IntCounter,
     places: IntGauge,
     pooled: IntGauge,
-    handshakes: IntCounter,
+    handshakes: IntCounterVec,
     failures: IntCounterVec,
     refused: IntCounterVec,
     audited: IntCounterVec,
@@ -77,14 +77,15 @@ impl Families {
                 "Network namespaces in which the proxy listens.",
             )?,
             pooled: IntGauge::new("bulkhead_proxy_tunnels", "Tunnels to other nodes that are open.")?,
-            handshakes: IntCounter::new(
+            handshakes: counters(
                 "bulkhead_proxy_handshakes_total",
-                "Mutual TLS handshakes that were made.",
+                "Mutual TLS handshakes that were made; zones as far as they are known.",
+                &EDGE,
             )?,
             failures: counters(
                 "bulkhead_proxy_handshake_failures_total",
-                "Handshakes that failed, by reason.",
-                &["direction", "reason"],
+                "Handshakes that failed, by reason; zones as far as they are known.",
+                &["from_zone", "to_zone", "direction", "reason"],
             )?,
             refused: counters(
                 "bulkhead_proxy_refused_total",
@@ -147,10 +148,12 @@ impl Families {
         self.lost.inc_by(state.lost);
         self.places.set(i64::try_from(state.places).unwrap_or(i64::MAX));
         self.pooled.set(signed(state.stats.pooled));
-        self.handshakes.inc_by(state.stats.handshakes);
         self.unlogged.inc_by(state.stats.lost);
-        for (direction, reason, count) in &state.stats.failures {
-            self.failures.with_label_values(&[direction, reason]).inc_by(*count);
+        for (from, to, direction, count) in &state.stats.handshakes {
+            self.handshakes.with_label_values(&[from, to, direction]).inc_by(*count);
+        }
+        for (from, to, direction, reason, count) in &state.stats.failures {
+            self.failures.with_label_values(&[from, to, direction, reason]).inc_by(*count);
         }
         for (from, to, reason, count) in &state.stats.refused {
             self.refused.with_label_values(&[from, to, reason]).inc_by(*count);

@@ -306,10 +306,10 @@ pub struct Record {
 pub struct Stats {
     /// By edge: zones, and direction.
     pub edges: Vec<(String, String, String, EdgeStats)>,
-    /// Handshakes that failed, by direction and reason.
-    pub failures: Vec<(String, String, u64)>,
-    /// Handshakes that were made.
-    pub handshakes: u64,
+    /// Handshakes that were made: by the client's zones, the server's, and direction.
+    pub handshakes: Vec<(String, String, String, u64)>,
+    /// Those that failed: by the client's zones, the server's, direction and reason.
+    pub failures: Vec<(String, String, String, String, u64)>,
     /// Connections that were refused, by the client's zones, the server's, and reason.
     pub refused: Vec<(String, String, String, u64)>,
     /// The same of those that a dry run has let in.

@@ -117,6 +117,7 @@ fn programs_speak_over_mutual_tls_between_two_nodes() {
         let edge = ["from_zone=\"web\"", "to_zone=\"db\"", direction];
         let with = |name| [&[name][..], &edge].concat();
         assert!(Lab::wait_metric(agent, &with("bulkhead_proxy_connections_total")) >= 7.0);
+        assert!(Lab::wait_metric(agent, &with("bulkhead_proxy_handshakes_total")) >= 1.0);
         for way in ["way=\"sent\"", "way=\"received\""] {
             let bytes = [&with("bulkhead_proxy_bytes_total")[..], &[way]].concat();
             assert!(Lab::wait_metric(agent, &bytes) > 10_000.0);

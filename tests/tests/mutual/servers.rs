@@ -38,7 +38,8 @@ fn refuses(lab: &Lab, stranger: &Stranger, shows: &Path, reason: &str, says: &st
     assert!(record.text.contains(says), "{reason}: {}", record.text);
     let word = format!("reason=\"{reason}\"");
     Lab::wait_metric(lab.near(), &["bulkhead_proxy_refused_total", &word]);
-    Lab::wait_metric(lab.near(), &["bulkhead_proxy_handshake_failures_total", "outbound", &word]);
+    let zones = ["from_zone=\"web\"", "to_zone=\"db\"", "outbound", &word];
+    Lab::wait_metric(lab.near(), &[&["bulkhead_proxy_handshake_failures_total"][..], &zones].concat());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the proxy tells its agent: ended connections as they end, how things stand twice a second. While no
 //! agent is there, what ended is kept as far as there is room.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,16 +127,24 @@ fn stats(stats: &Theirs) -> Stats {
             _ => summed.push((from, to, direction, its)),
         }
     }
+    let (mut handshakes, mut failures) = (BTreeMap::new(), BTreeMap::new());
+    for (edge, direction, failed, count) in &stats.handshakes {
+        let (from, to) = zones(edge.as_ref());
+        let direction = direction.as_str().to_owned();
+        *match failed {
+            None => handshakes.entry((from, to, direction)).or_default(),
+            Some(reason) => failures.entry((from, to, direction, (*reason).to_owned())).or_default(),
+        } += count;
+    }
+    let handshakes = handshakes.into_iter().map(|((from, to, way), count)| (from, to, way, count)).collect();
+    let failures =
+        failures.into_iter().map(|((from, to, way, why), count)| (from, to, way, why, count)).collect();
     Stats {
         edges: summed,
-        failures: stats
-            .failures
-            .iter()
-            .map(|(direction, reason, count)| (direction.as_str().to_owned(), (*reason).to_owned(), *count))
-            .collect(),
+        handshakes,
+        failures,
         refused: by_zones(&stats.refused),
         audited: by_zones(&stats.audited),
-        handshakes: stats.handshakes,
         pooled: stats.tunnels,
         lost: stats.lost,
     }
@@ -146,10 +154,15 @@ fn stats(stats: &Theirs) -> Stats {
 fn by_zones(
     reasons: &[(Option<bulkhead_proxy::Edge>, &'static str, u64)],
 ) -> Vec<(String, String, String, u64)> {
-    let mut sums = std::collections::BTreeMap::new();
+    let mut sums = BTreeMap::new();
     for (edge, reason, count) in reasons {
-        let (from, to) = edge.as_ref().map_or(("", ""), |edge| (&edge.from, &edge.to));
-        *sums.entry((from.to_owned(), to.to_owned(), (*reason).to_owned())).or_default() += count;
+        let (from, to) = zones(edge.as_ref());
+        *sums.entry((from, to, (*reason).to_owned())).or_default() += count;
     }
     sums.into_iter().map(|((from, to, reason), count)| (from, to, reason, count)).collect()
+}
+
+/// The client's zones and the server's; empty where they are not known.
+fn zones(edge: Option<&bulkhead_proxy::Edge>) -> (String, String) {
+    edge.map_or_else(Default::default, |edge| (edge.from.clone(), edge.to.clone()))
 }
