@@ -19,15 +19,19 @@ const LATE: usize = 8 << 10;
 /// A flow in the making. Directions are numbered by who was seen first, or by who opened it where that is
 /// known.
 pub(super) struct Stream {
-    reading: Reading,
-    /// The other way round.
-    turned: Option<Reading>,
+    readings: Readings,
     directions: [Segments; 2],
     /// Both ends finished, or one gave up.
     finished: [bool; 2],
     /// A SYN was seen.
     opened: bool,
     midstream: bool,
+}
+
+/// A flow as it is read, and the other way round, where nobody says who opened it.
+struct Readings {
+    as_seen: Reading,
+    turned: Option<Reading>,
 }
 
 /// What the kernel's reader says of it.
@@ -52,8 +56,7 @@ pub(super) struct Told {
 impl Stream {
     pub(super) fn new() -> Self {
         Self {
-            reading: Reading::new(),
-            turned: None,
+            readings: Readings { as_seen: Reading::new(), turned: None },
             directions: Default::default(),
             finished: [false; 2],
             opened: false,
@@ -74,60 +77,42 @@ impl Stream {
 
     /// Takes a segment; `bytes` is what the capture has of the flow so far, this one among it.
     pub(super) fn segment(&mut self, sender: u8, tcp: Tcp, payload: &[u8], bytes: u64) {
-        let Self { reading, turned, directions, finished, opened, midstream } = self;
+        let Self { readings, directions, finished, opened, midstream } = self;
         let Some(direction) = directions.get_mut(usize::from(sender)) else { return };
         if let Some(finished) = finished.get_mut(usize::from(sender)) {
             *finished |= tcp.fin || tcp.rst;
         }
         if tcp.syn {
-            (*opened, *turned) = (true, None);
+            (*opened, readings.turned) = (true, None);
             direction.begin(tcp.seq);
-            reading.begin(sender, tcp.seq);
+            readings.as_seen.begin(sender, tcp.seq);
         } else if !direction.has_begun() && !tcp.rst {
             // Only a capture that begins in the middle has a direction without a SYN.
             *midstream = true;
-            if !*opened && turned.is_none() {
-                *turned = Some(Reading::new());
+            if !*opened {
+                readings.turned.get_or_insert_with(Reading::new);
             }
         }
         if payload.is_empty() || tcp.rst {
             return;
         }
-        let settled = [Some(&*reading), turned.as_ref()].into_iter().flatten().all(Reading::is_over);
-        if settled && (direction.handed_over() >= KEPT || direction.waiting() > LATE) {
+        if readings.are_over() && (direction.handed_over() >= KEPT || direction.waiting() > LATE) {
             return;
         }
-        direction.take(tcp.seq, payload, &mut |seq, payload| {
-            reading.read(sender, seq, payload);
-            if let Some(turned) = turned {
-                turned.read(1 - (sender & 1), seq, payload);
-            }
-        });
-        reading.note(bytes);
-        if let Some(turned) = turned {
-            turned.note(bytes);
-        }
+        direction.take(tcp.seq, payload, &mut |seq, payload| readings.read(sender, seq, payload));
+        readings.note(bytes);
     }
 
     /// What is known at its end.
     pub(super) fn told(&mut self, bytes: u64) -> Told {
-        let Self { reading, turned, directions, .. } = self;
+        let Self { readings, directions, .. } = self;
         for (sender, direction) in (0u8..).zip(directions) {
-            direction.finish(&mut |seq, payload| {
-                reading.read(sender, seq, payload);
-                if let Some(turned) = turned {
-                    turned.read(1 - (sender & 1), seq, payload);
-                }
-            });
+            direction.finish(&mut |seq, payload| readings.read(sender, seq, payload));
         }
-        reading.note(bytes);
-        if let Some(turned) = turned {
-            turned.note(bytes);
-        }
-        let turned = self.turned.as_ref().filter(|turned| turned.says() > self.reading.says());
-        let chosen = turned.unwrap_or(&self.reading);
+        readings.note(bytes);
+        let (chosen, turned) = self.readings.chosen();
         let [first, second] = &self.directions;
-        let ends = if turned.is_some() { [second, first] } else { [first, second] };
+        let ends = if turned { [second, first] } else { [first, second] };
         let mut known = chosen.known;
         if known.what == (Class::Clear, App::Http2) && http2::is_grpc(ends[0].kept()) {
             known.what.1 = App::Grpc;
@@ -136,8 +121,36 @@ impl Stream {
             known,
             flags: chosen.inspection.flags,
             midstream: self.midstream,
-            turned: turned.is_some(),
+            turned,
             handshake: chosen.handshake(ends),
+        }
+    }
+}
+
+impl Readings {
+    fn read(&mut self, sender: u8, seq: u32, payload: &[u8]) {
+        self.as_seen.read(sender, seq, payload);
+        if let Some(turned) = &mut self.turned {
+            turned.read(1 - (sender & 1), seq, payload);
+        }
+    }
+
+    fn note(&mut self, bytes: u64) {
+        self.as_seen.note(bytes);
+        if let Some(turned) = &mut self.turned {
+            turned.note(bytes);
+        }
+    }
+
+    fn are_over(&self) -> bool {
+        self.as_seen.is_over() && self.turned.as_ref().is_none_or(Reading::is_over)
+    }
+
+    /// The one that says more, and whether it is the other way round.
+    fn chosen(&self) -> (&Reading, bool) {
+        match &self.turned {
+            Some(turned) if turned.says() > self.as_seen.says() => (turned, true),
+            _ => (&self.as_seen, false),
         }
     }
 }
