@@ -29,7 +29,12 @@ impl Default for GuardConfig {
         let patterns = |names: &[&str]| Patterns(names.iter().map(|name| (*name).to_owned()).collect());
         Self {
             enabled: true,
-            interfaces: patterns(&["veth*", "cali*", "lxc*", "eni*", "eth*", "en*", "tap*", "tun*"]),
+            // Containers' by the names that engines and network plugins give, machines', and the wire. What is
+            // enslaved to a bond or a bridge is guarded itself, so those need not be named.
+            interfaces: patterns(&[
+                "veth*", "cali*", "lxc*", "eni*", "gke*", "azv*", "ve-*", "vb-*", "vnet*", "tap*", "tun*",
+                "eth*", "en*", "wl*",
+            ]),
             wire: patterns(&["eth*", "en*", "wl*"]),
             mark: 0xffff_0000,
             attach: Attach::Auto,
