@@ -194,7 +194,7 @@ impl Guard for Frame {
     fn mark(&self) -> Mark {
         let (mask, unit) = mark_part();
         // SAFETY: a field of the context.
-        Mark((unsafe { (*self.skb).mark } & mask) / unit)
+        Mark::from_number((unsafe { (*self.skb).mark } & mask) / unit, mask / unit)
     }
 
     #[inline(always)]
@@ -202,14 +202,9 @@ impl Guard for Frame {
         let (mask, unit) = mark_part();
         // SAFETY: a field of the context that a `sched_cls` program may write.
         unsafe {
-            (*self.skb).mark = ((*self.skb).mark & !mask) | (mark.0.wrapping_mul(unit) & mask);
+            let number = mark.number(mask / unit);
+            (*self.skb).mark = ((*self.skb).mark & !mask) | (number.wrapping_mul(unit) & mask);
         }
-    }
-
-    #[inline(always)]
-    fn mark_room(&self) -> u32 {
-        let (mask, unit) = mark_part();
-        mask / unit
     }
 
     #[inline(always)]
@@ -245,6 +240,19 @@ impl Guard for Frame {
     #[inline(always)]
     fn handed(&self, key: &FlowKey) -> Option<Place<FlowState>> {
         Place::found(keyed::flow(key))
+    }
+
+    #[inline(always)]
+    fn routes(&self) -> bool {
+        maps::ROUTES.get(0).is_some_and(|begun| *begun != 0)
+    }
+
+    #[inline(always)]
+    fn route(&self) {
+        if let Some(begun) = maps::ROUTES.get_ptr_mut(0) {
+            // SAFETY: a word of a map, which others only set as well.
+            unsafe { begun.write_volatile(1) };
+        }
     }
 
     #[inline(always)]
@@ -314,6 +322,16 @@ impl Guard for Frame {
     #[inline(always)]
     fn on_said(&self, state: &State) -> Outcome {
         Outcome::from_code(leaf::guard_said(self.skb, state))
+    }
+
+    #[inline(always)]
+    fn on_is_back(&self, state: &State) -> bool {
+        leaf::guard_is_back(self.skb, state) != 0
+    }
+
+    #[inline(always)]
+    fn on_fragment_back(&self, state: &mut State) -> Outcome {
+        Outcome::from_code(leaf::guard_fragment_back(self.skb, state))
     }
 
     #[inline(always)]

@@ -97,6 +97,30 @@ pub extern "C" fn guard_said(skb: *mut __sk_buff, state: *const State) -> u32 {
     measured(skb, state, |guard, state| parts::said(guard, state).to_code())
 }
 
+/// [`parts::is_back`]; not 0: it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_is_back(skb: *mut __sk_buff, state: *const State) -> u32 {
+    // The work needs nothing of the packet; see `guard_first_fragment`.
+    let _ = opaque(skb.addr() as u64);
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_ref() } {
+        Some(state) => u32::from(parts::is_back(&Frame::of(skb), state)),
+        None => 0,
+    }
+}
+
+/// [`parts::fragment_back`]; an outcome's code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_fragment_back(skb: *mut __sk_buff, state: *mut State) -> u32 {
+    // SAFETY: null or, by the verifier's word, a whole state.
+    match unsafe { state.as_mut() } {
+        Some(state) => parts::fragment_back(&Frame::measured(skb), state).to_code(),
+        None => Verdict::Deny as u32,
+    }
+}
+
 /// [`parts::packet_socket`]; a verdict's code.
 #[unsafe(no_mangle)]
 #[inline(never)]

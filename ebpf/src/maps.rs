@@ -49,6 +49,8 @@ pub static FLOWS: HashMap<FlowKey, FlowState, { limits::FLOWS as usize }> = Hash
 #[btf_map]
 pub static TRANSIT: HashMap<FlowKey, FlowState, { limits::TRANSIT as usize }> = HashMap::new();
 #[btf_map]
+pub static ROUTES: Array<u32, 1> = Array::new();
+#[btf_map]
 pub static FRAGMENTS: HashMap<FragmentKey, FirstFragment, { limits::FRAGMENTS as usize }> = HashMap::new();
 /// One that is pushed out costs an error that the program would have heard at once.
 #[btf_map]

@@ -162,6 +162,9 @@ impl FlowState {
     pub const FLAG_CARRIED: u8 = 16;
     /// The opener's end reads the bytes of the stream, as the receiver's does.
     pub const FLAG_READ: u8 = 32;
+    /// In the guard's table: the opener is in a zone and has no socket, so what comes back is judged where
+    /// it comes in.
+    pub const FLAG_ROUTED: u8 = 64;
 }
 
 /// State of a TCP flow that no socket owns.

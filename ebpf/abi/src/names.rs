@@ -37,6 +37,8 @@ names! {
     BLANK_DENIAL = "BLANK_DENIAL";
     /// [`FlowKey`](crate::FlowKey) → [`FlowState`](crate::FlowState) of what the guard judges.
     TRANSIT = "TRANSIT";
+    /// One word: not 0 since a flow is in [`TRANSIT`] whose opener is in a zone and has no socket.
+    ROUTES = "ROUTES";
     /// [`FragmentKey`](crate::flow::FragmentKey) → [`FirstFragment`](crate::flow::FirstFragment).
     FRAGMENTS = "FRAGMENTS";
     /// Sequence number of a SYN → [`Opening`](crate::flow::Opening).

@@ -10,6 +10,7 @@
 //! cannot be judged is denied to and from zones.
 
 mod answer;
+mod back;
 mod enter;
 mod fragments;
 mod mark;
@@ -38,8 +39,11 @@ pub use transit::Asked;
 pub mod parts {
     pub use super::{
         answer::{quoted, reply, said, speaks},
+        back::is_back,
         enter::{enter, packet_socket, stamp},
-        fragments::{answered, first_fragment, later_answer, later_fragment, read_fragment},
+        fragments::{
+            answered, back as fragment_back, first_fragment, later_answer, later_fragment, read_fragment,
+        },
         refuse,
         transit::{ask, begin, icmp_error, open, transit},
     };
@@ -86,8 +90,6 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     fn mark(&self) -> Mark;
     /// Writes it.
     fn set_mark(&self, mark: Mark);
-    /// The largest number that the guard's part of the mark holds.
-    fn mark_room(&self) -> u32;
     /// The workload of the sender's socket, unknown where there is none.
     fn sender_workload(&self) -> Workload;
     /// The flow that the sender's socket owns.
@@ -100,6 +102,10 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     fn new_hand_over(&self, key: &FlowKey) -> Option<Self::Transit>;
     /// The flow of `key` in the socket layers' table.
     fn handed(&self, key: &FlowKey) -> Option<Self::Transit>;
+    /// Whether a flow has begun whose opener is in a zone and has no socket.
+    fn routes(&self) -> bool;
+    /// From now on one has.
+    fn route(&self);
     /// What was remembered of a packet's first fragment.
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment>;
     /// Remembers it; false when the table is full.
@@ -151,6 +157,16 @@ pub trait Guard: Tables + Bytes + Report + Sized {
     #[inline(always)]
     fn on_said(&self, state: &State) -> Outcome {
         parts::said(self, state)
+    }
+    /// [`parts::is_back`].
+    #[inline(always)]
+    fn on_is_back(&self, state: &State) -> bool {
+        parts::is_back(self, state)
+    }
+    /// [`parts::fragment_back`].
+    #[inline(always)]
+    fn on_fragment_back(&self, state: &mut State) -> Outcome {
+        parts::fragment_back(self, state)
     }
     /// [`parts::packet_socket`].
     #[inline(always)]
@@ -221,14 +237,18 @@ pub fn ingress<G: Guard>(guard: &G) -> Verdict {
     if guard.sender() == Sender::Socket {
         let mark = if has_virtual(&state.control) { guard.on_stamp(&mut state) } else { Mark::JUDGED };
         guard.set_mark(mark);
-        return Verdict::Allow;
+    } else {
+        guard.on_prepare(&mut state);
+        let entered = guard.on_enter(&state);
+        if !entered.passes() || !is_by_no_socket(guard) {
+            return entered;
+        }
+        let believed = believe(guard, &mut state, entered);
+        if !believed.passes() {
+            return believed;
+        }
     }
-    guard.on_prepare(&mut state);
-    let verdict = guard.on_enter(&state);
-    if verdict.passes() && is_by_no_socket(guard) {
-        return believe(guard, &mut state, verdict);
-    }
-    verdict
+    if guard.routes() { back::back(guard, &mut state) } else { Verdict::Allow }
 }
 
 /// Whether the kernel may have made a packet by itself.
@@ -276,11 +296,13 @@ pub fn egress<G: Guard>(guard: &G) -> Verdict {
     forward(guard, &mut state)
 }
 
-/// What came from a judged socket, and goes where a socket layer judges the other end, here or elsewhere.
+/// What came from a judged socket, and goes where a socket layer judges the other end, here or elsewhere;
+/// and what was judged as it came in.
 #[inline(always)]
 fn is_judged<G: Guard>(guard: &G, sender: Sender) -> bool {
-    if sender != Sender::None || guard.mark() != Mark::JUDGED {
-        return false;
+    let mark = guard.mark();
+    if sender != Sender::None || mark != Mark::JUDGED {
+        return sender == Sender::None && mark == Mark::BACK;
     }
     let interface = guard.interface();
     interface.flags & Interface::FLAG_WIRE != 0 || interface.netns != 0
@@ -333,10 +355,12 @@ fn judge_flow<G: Guard>(guard: &G, state: &State) -> Outcome {
 /// A packet that no rule can judge, if one of its ends is in a zone.
 #[inline(always)]
 pub fn refuse<G: Guard>(guard: &G, state: &State, reason: Reason) -> Verdict {
-    let policy = state.policy(guard);
     let from = match carried(guard, state) {
         Some(identity) => identity,
-        None => policy.of_address(state.local().addr).or_world(),
+        None => {
+            let address = state.policy(guard).of_address(state.local().addr).or_world();
+            translated(guard.mark(), address).unwrap_or(address)
+        }
     };
     refuse_from(guard, state, reason, from, from)
 }
@@ -367,6 +391,14 @@ fn refuse_from<G: Guard>(
 #[inline(always)]
 fn carried<G: Guard>(guard: &G, state: &State) -> Option<Identity> {
     if has_virtual(&state.control) { guard.mark().sender() } else { None }
+}
+
+/// The endpoint without a socket that a packet is from, where its address is not of `address` any more. One
+/// whose identity the mark could not hold is as good as its address, if that is in a zone.
+#[inline(always)]
+fn translated(mark: Mark, address: Identity) -> Option<Identity> {
+    mark.endpoint()
+        .filter(|endpoint| *endpoint != address && !(*endpoint == Identity::UNKNOWN && address.is_zoned()))
 }
 
 #[inline(always)]

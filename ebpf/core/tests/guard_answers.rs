@@ -27,7 +27,7 @@ fn comes(node: &Node, interface: u32, packet: &Wire) -> (Verdict, Mark) {
 }
 
 const JUDGED: (Verdict, Mark) = (Verdict::Allow, Mark::JUDGED);
-const ROUTED: (Verdict, Mark) = (Verdict::Allow, Mark::ROUTED);
+const ROUTED: (Verdict, Mark) = (Verdict::Allow, Mark::routed(DB));
 
 fn reply(src: Addr, dst: Addr) -> Wire {
     Wire::new(Protocol::ICMP, (src, 7), (dst, 7)).icmp(0, 0)

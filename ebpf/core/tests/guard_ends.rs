@@ -150,7 +150,7 @@ fn who_sends_to_a_virtual_address_may_change_in_mid_flow() {
     allow_web_to_db(&mut node);
     let packet = udp(NODE_ADDR, VM);
     assert_eq!(leaves(&node, TO_VM, Mark(WEB.0), &packet), Verdict::Allow);
-    assert_eq!(leaves(&node, TO_VM, Mark::deferred(Identity::WORLD, 0xffff), &packet), Verdict::Deny);
+    assert_eq!(leaves(&node, TO_VM, Mark::deferred(Identity::WORLD), &packet), Verdict::Deny);
     assert_eq!(leaves(&node, TO_VM, Mark(WEB.0), &packet), Verdict::Allow);
 
     // What comes back under a new policy is judged by who sent, too, and not by the translated address.
@@ -175,7 +175,7 @@ fn a_frame_that_keeps_its_socket_on_a_bridge_is_judged_all_the_same() {
 fn the_hand_over_is_for_receivers_on_this_node() {
     let mut node = with_service();
     node.locals.insert(LOCAL, LocalAddress { addr: LOCAL, netns: 9 });
-    let world = Mark::deferred(Identity::WORLD, 0xffff);
+    let world = Mark::deferred(Identity::WORLD);
     assert_eq!(leaves(&node, TO_DB, world, &udp(NODE_ADDR, LOCAL)), Verdict::Allow);
     let (_, handed) = node.flows().pop_first().unwrap();
     assert_eq!(handed.opener.identity(), Some(Identity::WORLD), "and not the node");
@@ -202,15 +202,25 @@ fn a_connected_datagram_socket_may_send_to_a_virtual_address_beside() {
 
 #[test]
 fn an_identity_that_does_not_fit_is_closed() {
-    assert_eq!(Mark::deferred(Identity(255), 255).sender(), Some(Identity(255)));
-    assert_eq!(Mark::deferred(Identity(256), 255).sender(), Some(Identity::UNKNOWN));
-    assert_eq!(Mark::deferred(Identity::UNKNOWN, 255).sender(), Some(Identity::UNKNOWN));
-    for plain in [Mark::NONE, Mark::JUDGED, Mark::WIRE, Mark::ROUTED] {
-        assert_eq!(plain.sender(), None);
+    let carried = |mark: Mark, room| Mark::from_number(mark.number(room), room);
+    for (identity, room, told) in [
+        (Identity(127), 255, Identity(127)),
+        (Identity(128), 255, Identity::UNKNOWN),
+        (Identity(128), 511, Identity(128)),
+        (Identity::UNKNOWN, 511, Identity::UNKNOWN),
+    ] {
+        let socket = carried(Mark::deferred(identity), room);
+        assert_eq!((socket.sender(), socket.endpoint(), socket.is_routed()), (Some(told), None, false));
+        let endpoint = carried(Mark::routed(identity), room);
+        let named = Some(told).filter(|_| identity != Identity::UNKNOWN);
+        assert_eq!((endpoint.sender(), endpoint.endpoint(), endpoint.is_routed()), (None, named, true));
+    }
+    for plain in [Mark::NONE, Mark::JUDGED, Mark::WIRE, Mark::ROUTED, Mark::BACK] {
+        assert_eq!((carried(plain, 255), plain.sender(), plain.endpoint()), (plain, None, None));
     }
     let mut node = with_service();
     allow_web_to_db(&mut node);
-    let unknown = Mark::deferred(Identity::UNKNOWN, 255);
+    let unknown = Mark::deferred(Identity::UNKNOWN);
     assert_eq!(leaves(&node, TO_DB, unknown, &udp(NODE_ADDR, DB_ADDR)), Verdict::Deny);
     one_denial(&node, Reason::Inconsistent);
 }

@@ -1,5 +1,6 @@
-//! What kernels answer by themselves, without a socket, on its way through the guard: it is heard where the flow
-//! that it answers may be, and only there. The agent is not above everything here, so no socket layer sees it.
+//! What kernels answer by themselves, without a socket, on its way through the guard: it is heard where the
+//! flow that it answers may be, and only there. The agent is not above everything here, so no socket layer
+//! sees it.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ fn policy(more: &str) -> String {
     format!("{WEB_AND_DB}{}", rules.concat())
 }
 
-fn pings(run: &Try<'_>, from: &Peer, to: &str, size: usize) -> Result<bool> {
+pub(crate) fn pings(run: &Try<'_>, from: &Peer, to: &str, size: usize) -> Result<bool> {
     heard(from.ping_of(to.parse()?, size, run.patience))
 }
 
@@ -73,7 +74,7 @@ fn row_10_a_ping_is_answered_where_a_rule_says_so() {
 }
 
 /// Whether a program hears that nobody is at a port.
-fn is_told(run: &Try<'_>, from: &Peer, to: SocketAddr) -> Result<bool> {
+pub(crate) fn is_told(run: &Try<'_>, from: &Peer, to: SocketAddr) -> Result<bool> {
     let socket = match from.connect(&Dial::udp(to)) {
         Ok(socket) => socket,
         Err(error) => return heard::<()>(Err(error)),

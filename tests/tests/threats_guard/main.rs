@@ -12,6 +12,7 @@ mod errors;
 mod frames;
 mod interfaces;
 mod lab;
+mod masqueraded;
 mod routed;
 mod services;
 mod spoofed;

@@ -78,7 +78,7 @@ pub(crate) fn bridge(lab: &Lab) {
     node.sysctl("ipv4/conf/br0/send_redirects", "0").unwrap();
 }
 
-fn nft(ns: &Ns, table: &str) {
+pub(crate) fn nft(ns: &Ns, table: &str) {
     let mut nft = ns.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     nft.stdin.take().unwrap().write_all(table.as_bytes()).unwrap();
     assert!(nft.wait().unwrap().success(), "nft refused:\n{table}");

@@ -2,9 +2,9 @@
 //! connection accepted by a SYN cookie, the last acknowledgement of one whose socket is gone, an error about
 //! what it cannot deliver. (Resets pass everywhere: they only end.)
 //!
-//! It is judged as the flow that it is about, by the rules of the end that speaks; the other end's were asked
-//! where the request began. A kernel speaks from an address of its own namespace: whoever forges such a packet in
-//! there, by a tun, can say no more by it than an answer may.
+//! It is judged as the flow that it is about, by the rules of the end that speaks; the other end's were
+//! asked where the request began. A kernel speaks from an address of its own namespace: whoever forges such
+//! a packet in there, by a tun, can say no more by it than an answer may.
 //!
 //! Which way it fails: what the rules do not let pass here, and what is no answer, is left to who judges where
 //! it leaves, and is a stray there.
@@ -19,8 +19,8 @@ use crate::{
     track::{Outcome, Slot, State, Telling, is_expired, service},
 };
 
-/// What becomes of a packet that a kernel may have made by itself, errors apart; untracked if it is no answer, or
-/// none that may be given.
+/// What becomes of a packet that a kernel may have made by itself, errors apart; untracked if it is no
+/// answer, or none that may be given.
 #[inline(always)]
 pub(super) fn answer<G: Guard>(guard: &G, state: &State) -> Outcome {
     match state.kind {
@@ -38,13 +38,14 @@ pub(super) fn error<G: Guard>(guard: &G, state: &mut State) -> Outcome {
     if guard.on_quoted(state) { guard.on_said(state) } else { Outcome::Untracked }
 }
 
-/// Whether the packet is from an address of whose kernel it may be: of the namespace behind the interface where it
-/// came in, or of the node itself, where it came in by no interface that the guard is on. (There a source of the node's would
-/// have been a forged one, and the kernel believes no other interface an address of its own.)
+/// Whether the packet is from an address of whose kernel it may be: of the namespace behind the interface
+/// where it came in, or of the node itself, where it came in by no interface that the guard is on. (There a
+/// source of the node's would have been a forged one, and the kernel believes no other interface an address
+/// of its own.)
 #[inline(always)]
 pub fn speaks<G: Guard>(guard: &G, state: &State) -> bool {
     let home = match guard.mark() {
-        Mark::ROUTED => guard.interface().netns,
+        mark if mark.is_routed() => guard.interface().netns,
         Mark::NONE => state.control.host_netns,
         _ => 0,
     };

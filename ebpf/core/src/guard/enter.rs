@@ -12,8 +12,7 @@ use crate::{
 /// The mark of a socket's packet, where the policy has virtual addresses: judged, or left to the guard.
 #[inline(always)]
 pub fn stamp<G: Guard>(guard: &G, state: &mut State) -> Mark {
-    let room = guard.mark_room();
-    let owned = guard.owned().and_then(|owned| owned.read(|flow| mark_of_stream(flow, room)));
+    let owned = guard.owned().and_then(|owned| owned.read(mark_of_stream));
     if let Some(mark) = owned
         && !(guard.is_opening() && mark != Mark::JUDGED)
     {
@@ -32,7 +31,7 @@ pub fn stamp<G: Guard>(guard: &G, state: &mut State) -> Mark {
         return Mark::JUDGED;
     }
     let sender = endpoint::resolve(&policy, &guard.sender_workload(), state.local().addr);
-    Mark::deferred(sender.or_world(), room)
+    Mark::deferred(sender.or_world())
 }
 
 /// The sequence number of a segment that opens.
@@ -48,11 +47,11 @@ pub(super) fn sequence<G: Guard>(guard: &G, state: &State) -> Option<u32> {
 
 /// Only of a stream: another socket may send elsewhere than it is connected to.
 #[inline(always)]
-fn mark_of_stream(flow: &SocketFlow, room: u32) -> Option<Mark> {
+fn mark_of_stream(flow: &SocketFlow) -> Option<Mark> {
     if flow.protocol != Protocol::TCP.0 {
         None
     } else if flow.flags & SocketFlow::FLAG_DEFERRED != 0 {
-        Some(Mark::deferred(flow.from, room))
+        Some(Mark::deferred(flow.from))
     } else {
         Some(Mark::JUDGED)
     }
@@ -65,15 +64,16 @@ pub fn enter<G: Guard>(guard: &G, state: &State) -> Verdict {
     if guard.sender() == Sender::Packet && !packet_socket(guard, state).passes() {
         return Verdict::Deny;
     }
-    if guard.network() == Network::Ip
-        && state.kind != Kind::Discovery
-        && let Some(verdict) = forged(guard, state, &interface)
+    let named = guard.network() == Network::Ip && state.kind != Kind::Discovery;
+    let claimed = if named { state.policy(guard).of_address(state.local().addr) } else { Identity::WORLD };
+    if named
+        && let Some(verdict) = forged(guard, state, &interface, claimed)
         && !verdict.passes()
     {
         return verdict;
     }
     let wire = interface.flags & Interface::FLAG_WIRE != 0;
-    guard.set_mark(if wire { Mark::WIRE } else { Mark::ROUTED });
+    guard.set_mark(if wire { Mark::WIRE } else { Mark::routed(claimed) });
     Verdict::Allow
 }
 
@@ -97,17 +97,15 @@ pub fn packet_socket<G: Guard>(guard: &G, state: &State) -> Verdict {
     refuse_from(guard, state, Reason::PacketSocket, from, identity)
 }
 
-/// The verdict on a forged source address; `None` where it is none. It is forged where it belongs to
-/// another namespace of this node than the one behind the interface (of which nothing may be known), and
-/// where nobody there has it although it means something: it is in a zone, or virtual.
+/// The verdict on a forged source address, of this identity; `None` where it is none. It is forged where it
+/// belongs to another namespace of this node than the one behind the interface (of which nothing may be
+/// known), and where nobody there has it although it means something: it is in a zone, or virtual.
 #[inline(always)]
-fn forged<G: Guard>(guard: &G, state: &State, interface: &Interface) -> Option<Verdict> {
+fn forged<G: Guard>(guard: &G, state: &State, interface: &Interface, claimed: Identity) -> Option<Verdict> {
     let addr = state.local().addr;
     if addr.is_unspecified() || is_link_local(addr) {
         return None;
     }
-    let policy = state.policy(guard);
-    let claimed = policy.of_address(addr);
     let wire = interface.flags & Interface::FLAG_WIRE != 0;
     let forged = match guard.local(addr) {
         Some(_) if wire => true,

@@ -9,7 +9,7 @@ use bulkhead_abi::{
     flow::{FirstFragment, FragmentKey},
 };
 
-use super::{Guard, judge_flow, transit::is_of};
+use super::{Guard, back, judge_flow, transit::is_of};
 use crate::{
     packet::{self, Kind},
     report::NO_SLOT,
@@ -83,6 +83,20 @@ pub fn answered<G: Guard>(guard: &G, state: &mut State) -> Outcome {
             outcome => outcome,
         },
         _ => Outcome::Untracked,
+    }
+}
+
+/// A fragment that may be on its way back, where it comes in.
+#[inline(always)]
+pub fn back<G: Guard>(guard: &G, state: &mut State) -> Outcome {
+    let mut first = BLANK;
+    match guard.on_read_fragment(state, &mut first) {
+        Part::Unreadable => Outcome::Untracked,
+        Part::Later => guard.on_later_fragment(&first),
+        Part::First => match back::flow(guard, state) {
+            Outcome::Verdict(verdict) if verdict.passes() => guard.on_first_fragment(state, &first, verdict),
+            outcome => outcome,
+        },
     }
 }
 

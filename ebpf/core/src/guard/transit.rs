@@ -5,7 +5,7 @@ use bulkhead_abi::{
     Control, FlowKey, FlowState, Identity, Reason, Side, Verdict, Workload, flow::TcpState, tables::Interface,
 };
 
-use super::{Guard, Mark, answer::speaks, carried, enter::sequence, receiver};
+use super::{Guard, Mark, answer::speaks, carried, enter::sequence, receiver, translated};
 use crate::{
     endpoint,
     judge::{self, Decision, Question, Sides},
@@ -40,6 +40,9 @@ fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome 
         return Outcome::Untracked;
     }
     let source_opened = (flow.flags & FlowState::FLAG_OPENER_LOW != 0) == state.local_is_low();
+    if source_opened && is_anothers(guard, state, flow) {
+        return Outcome::Untracked;
+    }
     flow.seen = now;
     flow.tcp = tcp_after(flow.tcp, state, source_opened);
     if !source_opened {
@@ -47,7 +50,7 @@ fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome 
     }
     let ([judged, _], [verdict, sides]) = (flow.judged, flow.verdict);
     // The sender's identity may have changed since, without a change of what the guard reads.
-    let sender = if source_opened { carried(guard, state) } else { None };
+    let sender = if source_opened { sender(guard, state, flow.flags) } else { None };
     let same = sender.is_none_or(|sender| sender == flow.from);
     if judged == state.control.generation && same {
         let judged = again(guard, state, Verdict::from_code(verdict), flow.slot);
@@ -78,6 +81,38 @@ fn tracked<G: Guard>(guard: &G, state: &State, flow: &mut FlowState) -> Outcome 
     state.out(decision.verdict)
 }
 
+/// Begun by an endpoint without a socket, under another address than its own.
+const TRANSLATED: u8 = FlowState::FLAG_CARRIED | FlowState::FLAG_ROUTED;
+
+/// Whether a packet by a flow's opener is from a translated endpoint, and the flow is not: it was begun
+/// from the same translated tuple by somebody else, or before the endpoint was in a zone.
+#[inline(always)]
+fn is_anothers<G: Guard>(guard: &G, state: &State, flow: &FlowState) -> bool {
+    let mark = guard.mark();
+    let Some(endpoint) = mark.endpoint() else { return false };
+    if flow.flags & TRANSLATED == TRANSLATED {
+        return false;
+    }
+    // The common case, without a look at the policy: it went by the address, and still does.
+    let [judged, _] = flow.judged;
+    let by_address = flow.flags & FlowState::FLAG_CARRIED == 0 && judged == state.control.generation;
+    if by_address && endpoint == flow.from {
+        return false;
+    }
+    translated(mark, state.policy(guard).of_address(state.local().addr).or_world()).is_some()
+}
+
+/// Who the opener of a flow with these flags is, where the mark says it.
+#[inline(always)]
+fn sender<G: Guard>(guard: &G, state: &State, flags: u8) -> Option<Identity> {
+    let mark = guard.mark();
+    if flags & TRANSLATED == TRANSLATED && mark.is_routed() {
+        Some(mark.endpoint().unwrap_or(Identity::WORLD))
+    } else {
+        carried(guard, state)
+    }
+}
+
 /// What the guard has to judge of a flow that is new to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -97,12 +132,15 @@ impl Asked {
         sides: APART as u32,
         flags: 0,
     };
-    /// The sender's socket layer has left it to the guard.
+    /// Who the sender is was known where the packet came in: its socket layer has left it to the guard, or its
+    /// address is another one by now.
     const CARRIED: u32 = 1;
     /// Counted where the last of the two ends is judged.
     const ELSEWHERE: u32 = 2;
     /// It leaves to another machine.
     const WIRE: u32 = 4;
+    /// From an endpoint in a zone that has no socket.
+    const ROUTED: u32 = 8;
 
     #[inline(always)]
     const fn has(&self, flag: u32) -> bool {
@@ -134,6 +172,7 @@ pub fn open<G: Guard>(guard: &G, state: &State) -> Outcome {
     let telling = Telling { opener: true, first: true, elsewhere, later: false };
     let _slot = guard.account(state, &decision, &Workload::UNKNOWN, telling);
     if asked.has(Asked::CARRIED)
+        && !asked.has(Asked::ROUTED)
         && let Some(sequence) = sequence(guard, state)
     {
         guard.doom_opening(sequence, decision.reason);
@@ -156,12 +195,12 @@ pub fn ask<G: Guard>(guard: &G, state: &State, asked: &mut Asked) -> Outcome {
     if state.kind == Kind::EchoReply {
         return Outcome::Anomaly(Reason::Stray);
     }
-    let policy = state.policy(guard);
-    let sender = carried(guard, state);
-    asked.from = match sender {
-        Some(identity) => identity,
-        None => policy.of_address(state.local().addr).or_world(),
+    let address = state.policy(guard).of_address(state.local().addr).or_world();
+    let sender = match carried(guard, state) {
+        None => translated(guard.mark(), address),
+        carried => carried,
     };
+    asked.from = sender.unwrap_or(address);
     (asked.receiver, asked.to) = receiver(guard, state);
     if !asked.from.is_zoned() && !asked.to.is_zoned() && sender.is_none() {
         return Outcome::Verdict(Verdict::Allow);
@@ -174,7 +213,8 @@ pub fn ask<G: Guard>(guard: &G, state: &State, asked: &mut Asked) -> Outcome {
     let bit = |set: bool, flag: u32| if set { flag } else { 0 };
     asked.flags = bit(sender.is_some(), Asked::CARRIED)
         | bit(local || (sender.is_none() && mark == Mark::JUDGED), Asked::ELSEWHERE)
-        | bit(wire, Asked::WIRE);
+        | bit(wire, Asked::WIRE)
+        | bit(mark.endpoint().is_some(), Asked::ROUTED);
     Outcome::Untracked
 }
 
@@ -188,6 +228,9 @@ pub fn begin<G: Guard>(guard: &G, state: &State, asked: &Asked, decision: &Decis
     if hand_over && !enter_hand_over(guard, state, decision) {
         return Outcome::Anomaly(Reason::FlowTableFull);
     }
+    if asked.has(Asked::ROUTED) {
+        guard.route();
+    }
     let elsewhere = asked.has(Asked::ELSEWHERE);
     let telling = Telling { opener: true, first: true, elsewhere, later: false };
     let counter = guard.account(state, decision, &Workload::UNKNOWN, telling);
@@ -197,6 +240,7 @@ pub fn begin<G: Guard>(guard: &G, state: &State, asked: &Asked, decision: &Decis
         flow.slot = counter;
         flow.flags = flag(state.local_is_low(), FlowState::FLAG_OPENER_LOW)
             | flag(asked.has(Asked::CARRIED), FlowState::FLAG_CARRIED)
+            | flag(asked.has(Asked::ROUTED), FlowState::FLAG_ROUTED)
             | flag(asked.has(Asked::ELSEWHERE), FlowState::FLAG_LOCAL);
         if let Some(segment) = state.segment() {
             let at = if segment.opens { TcpState::Opening } else { TcpState::Established };

@@ -87,11 +87,9 @@ impl Guard for At<'_> {
     }
     fn set_mark(&self, mark: Mark) {
         if let Some((frame, _)) = self.frame {
-            frame.mark.set(mark);
+            let room = self.node.mark_room;
+            frame.mark.set(Mark::from_number(mark.number(room), room));
         }
-    }
-    fn mark_room(&self) -> u32 {
-        self.node.mark_room
     }
     fn sender_workload(&self) -> Workload {
         self.node.workload_of(self.sock.cgroup)
@@ -130,6 +128,12 @@ impl Guard for At<'_> {
             let doomed = Doomed { reason: reason as u8, ..opening.doomed };
             self.node.doomed.borrow_mut().insert(opening.cookie, doomed);
         }
+    }
+    fn routes(&self) -> bool {
+        self.node.routes.get()
+    }
+    fn route(&self) {
+        self.node.routes.set(true);
     }
     fn first_fragment(&self, key: &FragmentKey) -> Option<FirstFragment> {
         self.node.fragments.borrow().get(key).copied()

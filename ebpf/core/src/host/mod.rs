@@ -56,6 +56,8 @@ pub struct Node {
     pub interfaces: HashMap<u32, Interface>,
     /// The largest number that the guard's part of the mark holds.
     pub mark_room: u32,
+    /// Whether a flow has begun whose opener is in a zone and has no socket.
+    pub routes: Cell<bool>,
     /// How many packets' fragments the table takes.
     pub fragment_capacity: usize,
     /// How many flows the table takes, and the guard's.
@@ -88,6 +90,7 @@ impl Default for Node {
             parents: HashMap::new(),
             interfaces: HashMap::new(),
             mark_room: 0xffff,
+            routes: Cell::new(false),
             fragment_capacity: usize::MAX,
             flow_capacity: usize::MAX,
             now: Cell::new(1_000_000_000),

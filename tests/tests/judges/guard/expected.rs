@@ -2,6 +2,8 @@
 //! guard's code but the numbers in the mark.
 
 mod answers;
+mod back;
+mod fragments;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +12,7 @@ use bulkhead_policy::Endpoint;
 use bulkhead_policy::oracle::Party;
 
 use super::lanes::{Behind, Packet, Reads};
-use super::view::{FROM_WIRE, JUDGED, ROUTED, UNMARKED, View, Who};
+use super::view::{BACK, FROM_WIRE, JUDGED, UNMARKED, View, Who};
 use crate::policy::{Asked, Decision};
 
 /// What must become of a frame.
@@ -19,10 +21,10 @@ pub struct Expected {
     pub passes: bool,
     /// The number in the guard's part of the mark when it goes on.
     pub mark: u32,
-    /// What counts it, and whether it counts as a flow too.
-    pub counted: Option<(Decision, bool)>,
-    /// The sentence that decided.
-    pub why: &'static str,
+    /// What counts it, and whether it counts as a flow too: more than one where more than one looks at it.
+    pub counted: Vec<(Decision, bool)>,
+    /// The sentences that decided, in order.
+    pub why: Vec<&'static str>,
 }
 
 /// What is remembered.
@@ -30,7 +32,11 @@ pub struct Expected {
 pub struct Book {
     flows: HashMap<FlowKey, Kept>,
     denied: HashMap<FlowKey, u64>,
-    first: HashMap<(Addr, Addr, u32), First>,
+    first: HashMap<(Addr, Addr, u32), fragments::First>,
+    /// Whether ever a flow has begun whose opener is in a zone and has no socket.
+    pub routes: bool,
+    /// A sentence that led to the one that decides.
+    before: Option<&'static str>,
     /// What is left for receivers' socket layers: the flow, and whose it is.
     pub handed: BTreeMap<FlowKey, Identity>,
     /// Which end of it opened it, and when.
@@ -42,8 +48,10 @@ pub struct Book {
 struct Kept {
     opener: (Addr, u16),
     receiver: Option<String>,
-    /// The opener, if the mark told.
-    carried: Option<Identity>,
+    /// The opener, if the mark told another than the address.
+    told: Option<Identity>,
+    /// The opener is in a zone and has no socket.
+    routed: bool,
     /// The opener as it was judged last.
     judged: Identity,
     asked: Asked,
@@ -65,13 +73,6 @@ enum Tcp {
     Closed,
 }
 
-struct First {
-    number: usize,
-    end: u32,
-    counted: Option<Decision>,
-    seen: u64,
-}
-
 /// What is decided of a packet: whether it passes, what counts it, why.
 type Ruling = (bool, Option<(Decision, bool)>, &'static str);
 
@@ -87,46 +88,45 @@ impl Book {
         socket: Option<&str>,
         mark: u32,
     ) -> Expected {
-        if let Some(cgroup) = socket {
-            let (mark, why) = view.mark_of_socket(packet, cgroup);
-            return Expected { passes: true, mark, counted: None, why };
+        let mut expected = match socket {
+            Some(cgroup) => {
+                let (mark, why) = view.mark_of_socket(packet, cgroup);
+                Expected { passes: true, mark, counted: Vec::new(), why: vec![why] }
+            }
+            None => self.by_no_socket(view, packet, behind, mark),
+        };
+        let back = if expected.passes && self.routes { self.back(view, packet) } else { None };
+        if let Some((passes, counted, why)) = back {
+            expected.counted.extend(counted);
+            expected.why.push(why);
+            expected.passes = passes;
+            if passes {
+                expected.mark = BACK;
+            }
         }
+        expected
+    }
+
+    fn by_no_socket(&mut self, view: &View<'_>, packet: &Packet, behind: Behind, mark: u32) -> Expected {
         let forged = if packet.is_ip() && packet.reads != Reads::Discovery {
             self.forged(view, packet, behind)
         } else {
             None
         };
-        let (number, why) =
-            if behind == Behind::Wire { (FROM_WIRE, "from a wire") } else { (ROUTED, "routed") };
-        match forged {
-            None => match self.answered(view, packet, behind) {
-                None => Expected { passes: true, mark: number, counted: None, why },
-                Some((true, counted, why)) => Expected { passes: true, mark: JUDGED, counted, why },
-                Some((false, counted, why)) => Expected { passes: false, mark: number, counted, why },
-            },
-            Some((true, counted, why)) => Expected { passes: true, mark: number, counted, why },
-            Some((false, counted, why)) => Expected { passes: false, mark, counted, why },
-        }
-    }
-
-    /// Remembers the first fragment of a packet that passes: of a flow, or of what is `answered`.
-    fn begin_fragments(&mut self, view: &View<'_>, packet: &Packet, answered: bool) {
-        let Some((id, end)) = packet.first else { return };
-        let opens = matches!(packet.reads, Reads::Segment { opens: true, .. });
-        let flow = self.flows.get(&packet.key()).filter(|flow| {
-            // Not one of before, which is another than the one that opens here.
-            flow.number == view.number
-                && flow.lives(&packet.key(), view.now)
-                && !(opens && flow.tcp != Tcp::Opening)
-        });
-        let counted = match flow {
-            Some(flow) => flow.counts.then(|| flow.decision.clone()),
-            // Of no flow, and counted by nobody.
-            None if answered => None,
-            None => return,
+        let (number, why) = match behind {
+            Behind::Wire => (FROM_WIRE, "from a wire"),
+            _ => view.mark_of_endpoint(packet),
         };
-        let first = First { number: view.number, end, counted, seen: view.now };
-        self.first.insert((packet.src.0, packet.dst.0, id), first);
+        let (passes, mark, counted, why) = match forged {
+            None => match self.answered(view, packet, behind) {
+                None => (true, number, None, why),
+                Some((true, counted, why)) => (true, JUDGED, counted, why),
+                Some((false, counted, why)) => (false, number, counted, why),
+            },
+            Some((true, counted, why)) => (true, number, counted, why),
+            Some((false, counted, why)) => (false, mark, counted, why),
+        };
+        Expected { passes, mark, counted: counted.into_iter().collect(), why: vec![why] }
     }
 
     /// A source that is not the sender's: it belongs to another namespace of this node, or to nobody here
@@ -175,7 +175,8 @@ impl Book {
         mark: u32,
     ) -> Expected {
         let (passes, counted, why) = self.leaving(view, packet, behind, socket, mark);
-        Expected { passes, mark, counted, why }
+        let why = self.before.take().into_iter().chain([why]).collect();
+        Expected { passes, mark, counted: counted.into_iter().collect(), why }
     }
 
     fn leaving(
@@ -193,6 +194,9 @@ impl Book {
         if carried.is_none() && mark == JUDGED && behind != Behind::Nobody {
             return (PASSES, None, "judged, and judged again where it arrives");
         }
+        if mark == BACK {
+            return (PASSES, None, "on its way back, and judged");
+        }
         if !packet.is_ip() || packet.reads == Reads::Discovery {
             return (PASSES, None, "never judged");
         }
@@ -200,7 +204,7 @@ impl Book {
         if carried.is_none() && (mark == JUDGED || mark == FROM_WIRE) && local {
             return (PASSES, None, "left to the receiver's socket layer");
         }
-        let from = view.sender(carried, packet.src.0);
+        let from = view.sender(view.told(mark, packet.src.0), packet.src.0);
         match packet.reads {
             Reads::Refused(reason) => {
                 let (passes, counted, _) = self.refuse(view, packet, &from, &from, reason);
@@ -208,7 +212,7 @@ impl Book {
             }
             Reads::Later(id, at) => self.later(view, packet, &from, id, at),
             _ => {
-                let ruling = self.flow(view, packet, behind, carried, mark);
+                let ruling = self.flow(view, packet, behind, mark);
                 if ruling.0 {
                     self.begin_fragments(view, packet, ruling.2.starts_with("a kernel's answer"));
                 }
@@ -217,55 +221,23 @@ impl Book {
         }
     }
 
-    /// A later fragment passes behind an allowed first one of the same policy, where it does not reach
-    /// into it.
-    fn later(&mut self, view: &View<'_>, packet: &Packet, from: &Who, id: u32, at: u32) -> Ruling {
-        match self.first.get(&(packet.src.0, packet.dst.0, id)) {
-            Some(first) if first.goes_on(view, at) => {
-                (PASSES, first.counted.clone().map(|decision| (decision, false)), "behind its first fragment")
-            }
-            _ => {
-                let (passes, counted, _) = self.refuse(view, packet, from, from, Reason::Fragment);
-                (passes, counted, "without its first fragment")
-            }
-        }
-    }
-
-    fn flow(
-        &mut self,
-        view: &View<'_>,
-        packet: &Packet,
-        behind: Behind,
-        carried: Option<Identity>,
-        mark: u32,
-    ) -> Ruling {
-        let (key, now) = (packet.key(), view.now);
-        let from = view.sender(carried, packet.src.0);
-        let (opens, resets) = match packet.reads {
-            Reads::Segment { opens, resets, .. } => (opens, resets),
-            _ => (false, false),
-        };
+    fn flow(&mut self, view: &View<'_>, packet: &Packet, behind: Behind, mark: u32) -> Ruling {
+        let from = view.sender(view.told(mark, packet.src.0), packet.src.0);
         if let Reads::Error(quoted, sender) = packet.reads {
             let own = view.around.locals.get(&packet.src.0) == Some(&view.around.host);
             if sender == packet.dst.0 && own && mark == UNMARKED {
                 return (PASSES, None, "an error of the node's own");
             }
-            let lives = |flow: &Kept| flow.lives(&quoted, now) && flow.decision.verdict().passes();
-            if sender == packet.dst.0 && self.flows.get(&quoted).is_some_and(lives) {
+            if sender == packet.dst.0 && self.is_about_a_live_flow(view, &quoted) {
                 return (PASSES, None, "an error about a live flow");
             }
             let (passes, counted, _) = self.refuse(view, packet, &from, &from, Reason::IcmpError);
             return (passes, counted, "an error about nothing");
         }
-        if let Some(mut flow) = self.flows.remove(&key) {
-            let ours = flow.lives(&key, now) && !(opens && flow.tcp != Tcp::Opening);
-            let ruling = ours.then(|| self.of_flow(view, packet, &mut flow, carried));
-            self.flows.insert(key, flow);
-            if let Some((passes, counted, why)) = ruling {
-                return (passes || resets, counted, why);
-            }
+        if let Some(ruling) = self.known(view, packet, mark) {
+            return ruling;
         }
-        if resets {
+        if packet.resets() {
             return (PASSES, None, "it only ends");
         }
         // The node's own kernel, which came in by no interface.
@@ -279,18 +251,34 @@ impl Book {
             let (passes, counted, _) = self.refuse(view, packet, &from, &from, Reason::Stray);
             return (passes, counted, "a stray");
         }
-        self.open(view, packet, behind, carried, mark)
+        self.open(view, packet, behind, mark)
+    }
+
+    /// What an error quotes.
+    fn is_about_a_live_flow(&self, view: &View<'_>, quoted: &FlowKey) -> bool {
+        let lives = |flow: &Kept| flow.lives(quoted, view.now) && flow.decision.verdict().passes();
+        self.flows.get(quoted).is_some_and(lives)
+    }
+
+    /// A packet of a flow that is known. A connection that was answered is not opened again: that is another. So is
+    /// what an endpoint sends behind a translation, if it was not one that began it.
+    fn known(&mut self, view: &View<'_>, packet: &Packet, mark: u32) -> Option<Ruling> {
+        let key = packet.key();
+        let mut flow = self.flows.remove(&key)?;
+        let lives = flow.lives(&key, view.now) && !(packet.opens() && flow.tcp != Tcp::Opening);
+        let ours = lives && !(flow.opener == packet.src && flow.is_anothers(view, packet, mark));
+        if lives && !ours {
+            self.before = Some("translated, to where another's flow was");
+        }
+        let ruling = ours.then(|| self.of_flow(view, packet, &mut flow, mark));
+        self.flows.insert(key, flow);
+        let (passes, counted, why) = ruling?;
+        Some((passes || packet.resets(), counted, why))
     }
 
     /// A packet of a flow that is known: as it was judged, or judged again if the policy is another or the
     /// opener is.
-    fn of_flow(
-        &mut self,
-        view: &View<'_>,
-        packet: &Packet,
-        flow: &mut Kept,
-        carried: Option<Identity>,
-    ) -> Ruling {
+    fn of_flow(&mut self, view: &View<'_>, packet: &Packet, flow: &mut Kept, mark: u32) -> Ruling {
         let by_opener = flow.opener == packet.src;
         flow.seen = view.now;
         flow.answered |= !by_opener;
@@ -303,21 +291,21 @@ impl Book {
                 state => state,
             };
         }
-        let carried = carried.filter(|_| by_opener);
-        if flow.number == view.number && carried.is_none_or(|from| from == flow.judged) {
+        let told = flow.opener_told(view, mark).filter(|_| by_opener);
+        if flow.number == view.number && told.is_none_or(|from| from == flow.judged) {
             let counted = flow.counts.then(|| (flow.decision.clone(), false));
             return (flow.decision.verdict().passes(), counted, "as before");
         }
         let why = if flow.number == view.number { "another opener" } else { "judged again" };
-        let from = view.sender(carried.or(flow.carried), flow.opener.0);
+        let from = view.sender(told.or(flow.told), flow.opener.0);
         let target = if by_opener { packet.dst } else { packet.src };
         let to = view.receiver(target.0, flow.receiver.clone());
         let decision = view.judge(&from, &to, packet, target.1, flow.asked);
         let first = decision.verdict() != flow.decision.verdict();
         let counted = self.count(view, packet, &decision, first, flow.elsewhere);
         (flow.number, flow.judged, flow.counts) = (view.number, view.number_of(&from), counted.is_some());
-        if flow.carried.is_some() {
-            flow.carried = Some(flow.judged);
+        if flow.told.is_some() {
+            flow.told = Some(flow.judged);
         }
         let passes = decision.verdict().passes();
         let lost = flow.decision.verdict().passes() && !passes;
@@ -326,40 +314,43 @@ impl Book {
     }
 
     /// A packet that begins a flow.
-    fn open(
-        &mut self,
-        view: &View<'_>,
-        packet: &Packet,
-        behind: Behind,
-        carried: Option<Identity>,
-        mark: u32,
-    ) -> Ruling {
-        let from = view.sender(carried, packet.src.0);
+    fn open(&mut self, view: &View<'_>, packet: &Packet, behind: Behind, mark: u32) -> Ruling {
+        let told = view.told(mark, packet.src.0);
+        let translated = told.is_some() && view.carried(mark).is_none();
+        let from = view.sender(told, packet.src.0);
         let cgroup = view.listener(packet);
         let to = view.receiver(packet.dst.0, cgroup.clone());
-        if !from.is_zoned() && !matches!(to, Party::Zones(_)) && carried.is_none() {
+        if !from.is_zoned() && !matches!(to, Party::Zones(_)) && told.is_none() {
             return (PASSES, None, "between ends in no zone");
         }
         let local = view.around.locals.contains_key(&packet.dst.0);
         let wire = behind == Behind::Wire;
-        let asked = whose(carried.is_some(), mark, local, wire, cgroup.is_some());
+        let asked = whose(told.is_some(), mark, local, wire, cgroup.is_some());
         let decision = view.judge(&from, &to, packet, packet.dst.1, asked);
         // Somebody counts it where it arrives, or has where it began.
-        let elsewhere = local || (carried.is_none() && mark == JUDGED);
+        let elsewhere = local || (told.is_none() && mark == JUDGED);
         let counted = self.count(view, packet, &decision, true, elsewhere);
         if !decision.verdict().passes() {
-            let closed = matches!(from, Who::Closed(_));
-            return (false, counted, if closed { "of nobody known" } else { "denied" });
+            let why = match (matches!(from, Who::Closed(_)), translated) {
+                (true, true) => "translated, of nobody known",
+                (true, false) => "of nobody known",
+                (false, true) => "translated, and denied",
+                (false, false) => "denied",
+            };
+            return (false, counted, why);
         }
         let judged = view.number_of(&from);
-        if carried.is_some() && !wire {
+        let routed = view.around.endpoint(mark).is_some();
+        self.routes |= routed;
+        if told.is_some() && !wire {
             self.handed.insert(packet.key(), judged);
             self.openers.insert(packet.key(), (packet.src, view.now));
         }
         let kept = Kept {
             opener: packet.src,
             receiver: cgroup,
-            carried: carried.map(|_| judged),
+            told: told.map(|_| judged),
+            routed,
             judged,
             asked,
             elsewhere,
@@ -370,8 +361,10 @@ impl Book {
             seen: view.now,
             decision,
         };
-        let why = match (kept.decision.verdict(), carried, asked) {
+        let why = match (kept.decision.verdict(), told, asked) {
             (Verdict::Audit, ..) => "allowed in audit",
+            (_, Some(_), Asked::Both | Asked::Apart) if translated => "translated, and allowed",
+            (_, Some(_), _) if translated => "translated, and allowed to go elsewhere",
             (_, Some(_), Asked::Both | Asked::Apart) => "allowed to a virtual address",
             (_, Some(_), _) => "allowed to a virtual address elsewhere",
             (_, None, Asked::Both | Asked::Apart) => "allowed by both sides",
@@ -431,7 +424,7 @@ impl Book {
         Some((decision.clone(), fresh))
     }
 
-    /// Forgets all but what was denied.
+    /// Forgets all but what was denied, and that there may be something on its way back.
     pub fn clear(&mut self) {
         self.flows.clear();
         self.first.clear();
@@ -448,22 +441,15 @@ fn seconds_of(protocol: Protocol) -> u64 {
     }
 }
 
-impl First {
-    /// Whether a fragment from this byte on belongs to the same packet.
-    fn goes_on(&self, view: &View<'_>, at: u32) -> bool {
-        self.number == view.number && at >= self.end && view.now - self.seen < 30_000_000_000
-    }
-}
-
 /// Whose rules are asked: those of the ends that no socket layer asks, here or on another node.
-/// `known`: it is known who receives.
-fn whose(carried: bool, mark: u32, local: bool, wire: bool, known: bool) -> Asked {
+/// `told`: by the mark, who sends; `known`: who receives.
+fn whose(told: bool, mark: u32, local: bool, wire: bool, known: bool) -> Asked {
     let has_layer = local || wire;
     match mark {
         // Nobody has been asked, and of another machine's side its own node is.
-        _ if carried && wire => Asked::Opener,
-        _ if carried && known => Asked::Both,
-        _ if carried => Asked::Apart,
+        _ if told && wire => Asked::Opener,
+        _ if told && known => Asked::Both,
+        _ if told => Asked::Apart,
         JUDGED => Asked::Receiver,
         FROM_WIRE if !wire => Asked::Receiver,
         FROM_WIRE => Asked::Apart,

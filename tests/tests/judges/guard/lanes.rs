@@ -133,6 +133,16 @@ impl Packet {
         Packet { src: self.dst, dst: self.src, ..self.clone() }
     }
 
+    /// Whether it opens a connection.
+    pub fn opens(&self) -> bool {
+        matches!(self.reads, Reads::Segment { opens: true, .. })
+    }
+
+    /// Whether it ends one, and nothing else.
+    pub fn resets(&self) -> bool {
+        matches!(self.reads, Reads::Segment { resets: true, .. })
+    }
+
     pub fn is_ip(&self) -> bool {
         self.reads != Reads::NotIp
     }

@@ -34,7 +34,7 @@ use crate::{require_programs, told};
 use expected::{Book, Expected};
 use lanes::{Behind, Lane, Packet, Step};
 use tally::Tally;
-use view::{Around, View};
+use view::{Around, ROUTED, UNKNOWN, View};
 
 const LANES: usize = 90;
 /// How often all policies are drawn at most, where something rare is missing.
@@ -173,13 +173,19 @@ impl Court {
         let socket = proptest::option::weighted(0.5, select(paths));
         let sockets = self.source.sample([socket.clone(), socket]);
         let live: Vec<u32> = policy.image.identities.keys().map(|identity| identity.0).collect();
-        let room = self.node.mark_room;
-        let some = live.into_iter().filter(|n| *n >= Identity::FIRST && *n <= room).chain([room]);
-        let identity = select(some.collect::<Vec<_>>());
+        let half = self.node.mark_room / 2;
+        let some = live.into_iter().filter(|n| *n >= Identity::FIRST && *n <= half).chain([half]);
+        let some: Vec<u32> = some.collect();
+        // As behind a translation of addresses; now and then there was no room for the identity, or none to tell.
+        let endpoints = some.iter().copied().chain([UNKNOWN]).map(|n| half + 1 + n).chain([ROUTED]);
+        let endpoints: Vec<u32> = endpoints.collect();
+        let any_of_them = select([&some[..], &endpoints].concat());
         let overwritten = prop_oneof![
             6 => Just(Vec::new()),
             2 => (0..16u32).prop_map(|number| vec![number]),
-            2 => proptest::collection::vec(identity, 1..3),
+            2 => proptest::collection::vec(select(some), 1..3),
+            3 => proptest::collection::vec(select(endpoints), 1..3),
+            1 => proptest::collection::vec(any_of_them, 2..5),
         ];
         let overwritten = self.source.sample(overwritten);
         let others = self.source.sample(any::<u32>()) & !self.mask;
@@ -315,18 +321,22 @@ impl Court {
         assert!((passes, lane.others | (after * unit)) == kernel, "{}", say("the kernel differs"));
 
         let by = |first| Counter { flows: u64::from(first), packets: 1, bytes: packet.bytes.len() as u64 };
-        let wanted: Vec<_> = counted.iter().map(|(d, first)| (d.label.clone(), by(*first))).collect();
-        let moved = self.node.take_counters();
-        let moved: Vec<_> = moved.iter().map(|(key, counter)| (policy.label(key), *counter)).collect();
+        let mut wanted = BTreeMap::new();
+        for (decision, first) in &counted {
+            add(&mut wanted, &decision.label, by(*first));
+        }
+        let mut moved = BTreeMap::new();
+        for (key, counter) in self.node.take_counters() {
+            add(&mut moved, &policy.label(&key), counter);
+        }
         assert!(wanted == moved, "{}", say(&format!("{wanted:?} must move, {moved:?} did")));
         self.tally.frames += 1;
         self.tally.passed += usize::from(passes);
-        *self.tally.by_why.entry(why).or_default() += 1;
-        if let Some((decision, first)) = counted {
-            let counter = self.counted.entry(decision.label.clone()).or_default();
-            counter.flows += u64::from(first);
-            counter.packets += 1;
-            counter.bytes += packet.bytes.len() as u64;
+        for why in why {
+            *self.tally.by_why.entry(why).or_default() += 1;
+        }
+        for (decision, first) in counted {
+            add(&mut self.counted, &decision.label, by(first));
             if first && decision.verdict() != bulkhead_abi::Verdict::Allow {
                 self.told.push(decision);
             }
@@ -349,7 +359,7 @@ impl Court {
                 0x0806 => Network::Arp,
                 _ => Network::Other,
             },
-            mark: Mark(mark).into(),
+            mark: Mark::from_number(mark, self.node.mark_room).into(),
         };
         let cgroup = self.chamber.cgroup(socket.unwrap_or(STRANGER));
         // At an interface nobody asks for the socket's namespace, or its number.
@@ -358,7 +368,7 @@ impl Court {
             Direction::Ingress => self.node.comes_in(index, &frame, &sock, &packet.bytes),
             Direction::Egress => self.node.goes_out(index, &frame, &sock, &packet.bytes),
         };
-        (verdict.passes(), frame.mark.get().0)
+        (verdict.passes(), frame.mark.get().number(self.node.mark_room))
     }
 
     /// Counters, events and tables: those that must have moved, and no other.
@@ -400,6 +410,7 @@ impl Court {
             kernel.iter().map(|(key, flow)| (*key, flow.opener.identity().unwrap())).collect();
         assert_eq!(self.book.handed, handed, "{at}: what must be handed over");
         self.tally.handed_over += handed.len();
+        assert_eq!(self.book.routes, self.node.routes.get(), "{at}: whether anything may be on its way back");
     }
 
     /// Takes away what flows have left.
@@ -414,6 +425,13 @@ impl Court {
         self.book.clear();
         self.open.clear();
     }
+}
+
+fn add(counters: &mut BTreeMap<Label, Counter>, label: &Label, by: Counter) {
+    let counter = counters.entry(label.clone()).or_default();
+    counter.flows += by.flows;
+    counter.packets += by.packets;
+    counter.bytes += by.bytes;
 }
 
 /// A packet on its way.

@@ -13,7 +13,10 @@ use crate::policy::{Asked, Decision, Policy, name};
 pub const UNMARKED: u32 = 0;
 pub const JUDGED: u32 = 1;
 pub const FROM_WIRE: u32 = 2;
+/// Without a socket, from an endpoint that is in no zone.
 pub const ROUTED: u32 = 3;
+/// On its way back to an endpoint without a socket.
+pub const BACK: u32 = 4;
 pub const WORLD: u32 = 8;
 pub const NODE: u32 = 9;
 pub const UNKNOWN: u32 = 10;
@@ -37,8 +40,23 @@ pub struct Around {
     pub listeners: HashMap<ListenerKey, String>,
     /// Whether the policy has virtual addresses.
     pub has_virtual: bool,
-    /// The largest number that the mark holds.
+    /// The largest number that the mark holds, all ones. Beyond its half, a number is of an endpoint without a
+    /// socket.
     pub room: u32,
+}
+
+impl Around {
+    /// The number of an endpoint without a socket whose identity is this, or one beyond the room.
+    pub fn number_of_endpoint(&self, Identity(identity): Identity) -> u32 {
+        let half = self.room / 2;
+        half + 1 + if identity <= half { identity } else { UNKNOWN }
+    }
+
+    /// The identity that the mark has of an endpoint without a socket.
+    pub fn endpoint(&self, mark: u32) -> Option<Identity> {
+        let identity = mark.checked_sub(self.room / 2 + 1)?;
+        Some(if identity < Identity::FIRST { Identity::UNKNOWN } else { Identity(identity) })
+    }
 }
 
 /// An end, to rules.
@@ -66,16 +84,48 @@ impl View<'_> {
             Party::World | Party::Virtual => (WORLD, "carried: world"),
             Party::Node => (NODE, "carried: node"),
             Party::Zones(names) => match self.policy.image.identity_of_zones(&names) {
-                Some(Identity(number)) if number <= self.around.room => (number, "carried: zones"),
+                Some(Identity(number)) if number <= self.around.room / 2 => (number, "carried: zones"),
                 _ => (UNKNOWN, "carried: beyond the room"),
             },
         }
     }
 
-    /// The sender that the mark tells of.
+    /// The mark of a packet that no socket here sent, and no other machine: who has its address.
+    pub fn mark_of_endpoint(&self, packet: &Packet) -> (u32, &'static str) {
+        if !packet.is_ip() || packet.reads == Reads::Discovery {
+            return (ROUTED, "routed, of nobody");
+        }
+        let who = self.at(packet.src.0);
+        if !who.is_zoned() {
+            return (ROUTED, "routed");
+        }
+        let number = self.around.number_of_endpoint(self.number_of(&who));
+        let known = self.around.endpoint(number) != Some(Identity::UNKNOWN);
+        (number, if known { "routed: zones" } else { "routed: beyond the room" })
+    }
+
+    /// The sender that the mark tells of instead of the source address: a socket's, or an endpoint without one that
+    /// has another address by now.
+    pub fn told(&self, mark: u32, addr: Addr) -> Option<Identity> {
+        self.carried(mark).or_else(|| self.translated(mark, addr))
+    }
+
+    /// The endpoint without a socket that the mark tells of, where the source address is not its own.
+    pub fn translated(&self, mark: u32, addr: Addr) -> Option<Identity> {
+        let endpoint = self.around.endpoint(mark)?;
+        let named = self.at(addr);
+        let own = match endpoint {
+            // There was no room for it. Its address says who it is, if it says that anybody is.
+            Identity::UNKNOWN => named.is_zoned(),
+            endpoint => endpoint == self.number_of(&named),
+        };
+        (!own).then_some(endpoint)
+    }
+
+    /// The sender that the mark tells of, of a socket.
     pub fn carried(&self, mark: u32) -> Option<Identity> {
         match mark {
-            _ if !self.around.has_virtual => None,
+            _ if !self.around.has_virtual || mark > self.around.room / 2 => None,
             WORLD => Some(Identity::WORLD),
             NODE => Some(Identity::NODE),
             UNKNOWN => Some(Identity::UNKNOWN),
