@@ -29,8 +29,8 @@ impl Default for GuardConfig {
         let patterns = |names: &[&str]| Patterns(names.iter().map(|name| (*name).to_owned()).collect());
         Self {
             enabled: true,
-            // Containers' by the names that engines and network plugins give, machines', and the wire. What is
-            // enslaved to a bond or a bridge is guarded itself, so those need not be named.
+            // Containers' by the names that engines and network plugins give, machines', and the wire. What
+            // is enslaved to a bond or a bridge is guarded itself, so those need not be named.
             interfaces: patterns(&[
                 "veth*", "cali*", "lxc*", "eni*", "gke*", "azv*", "ve-*", "vb-*", "vnet*", "tap*", "tun*",
                 "eth*", "en*", "wl*",

@@ -67,8 +67,9 @@ names! {
     SLOTS_USED = "SLOTS_USED";
     /// Slot → [`Counter`](crate::Counter), per CPU.
     COUNTERS = "COUNTERS";
-    /// [`CounterKey`](crate::CounterKey) → [`Counter`](crate::Counter) of flows that were ended before a packet
-    /// of theirs could be denied: written by the agent alone, and counted together with [`COUNTERS`].
+    /// [`CounterKey`](crate::CounterKey) → [`Counter`](crate::Counter) of flows that were ended before a
+    /// packet of theirs could be denied: written by the agent alone, and counted together with
+    /// [`COUNTERS`].
     ENDED = "ENDED";
     /// Socket cookie → [`Doomed`](crate::flow::Doomed).
     DOOMED = "DOOMED";

@@ -153,8 +153,8 @@ fn an_answer_finds_its_way_when_the_target_was_translated() {
     assert_eq!(forwarded(&node, WIRE, TO_VM, &plain.reversed()), Verdict::Allow);
 }
 
-/// The tuple may be that of a flow which somebody else began: before the machine was in its zone, or from the same port
-/// behind the same translation.
+/// The tuple may be that of a flow which somebody else began: before the machine was in its zone, or from
+/// the same port behind the same translation.
 #[test]
 fn it_is_not_taken_for_who_began_the_flow() {
     let mut node = guarded();

@@ -6,8 +6,8 @@
 //! asked where the request began. A kernel speaks from an address of its own namespace: whoever forges such
 //! a packet in there, by a tun, can say no more by it than an answer may.
 //!
-//! Which way it fails: what the rules do not let pass here, and what is no answer, is left to who judges where
-//! it leaves, and is a stray there.
+//! Which way it fails: what the rules do not let pass here, and what is no answer, is left to who judges
+//! where it leaves, and is a stray there.
 
 use bulkhead_abi::{Control, FlowState, Side, Verdict, Workload, role::TUNNEL_PORT};
 
@@ -64,8 +64,8 @@ pub fn reply<G: Guard>(guard: &G, state: &State) -> Outcome {
     Outcome::Verdict(decision.verdict)
 }
 
-/// Reads what an error quotes into the state, as a packet between the same two ends; false if it is not for the
-/// sender of that.
+/// Reads what an error quotes into the state, as a packet between the same two ends; false if it is not for
+/// the sender of that.
 #[inline(always)]
 pub fn quoted<G: Guard>(guard: &G, state: &mut State) -> bool {
     let Some(mut quoted) = packet::parse_quoted(guard, state.transport) else { return false };
@@ -78,8 +78,8 @@ pub fn quoted<G: Guard>(guard: &G, state: &mut State) -> bool {
     true
 }
 
-/// A segment without a socket, or what an error is about: it passes where the end that speaks lets in what the
-/// other one opened, or may have opened it. What a kernel accepts, it did not open.
+/// A segment without a socket, or what an error is about: it passes where the end that speaks lets in what
+/// the other one opened, or may have opened it. What a kernel accepts, it did not open.
 #[inline(always)]
 pub fn said<G: Guard>(guard: &G, state: &State) -> Outcome {
     let accepts = match state.kind {
@@ -95,8 +95,8 @@ pub fn said<G: Guard>(guard: &G, state: &State) -> Outcome {
     }
 }
 
-/// Whether the end that speaks lets in what the other one opened: its own rules, for whoever the socket layers'
-/// table says that the other one is.
+/// Whether the end that speaks lets in what the other one opened: its own rules, for whoever the socket
+/// layers' table says that the other one is.
 #[inline(always)]
 fn lets_in<G: Guard>(guard: &G, state: &State) -> Decision {
     let policy = state.policy(guard);

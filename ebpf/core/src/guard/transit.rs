@@ -23,8 +23,8 @@ pub fn transit<G: Guard>(guard: &G, state: &State) -> Outcome {
     }
 }
 
-/// Whether this is the packet's flow: a connection that was answered cannot be opened, so a segment that opens
-/// is of another one.
+/// Whether this is the packet's flow: a connection that was answered cannot be opened, so a segment that
+/// opens is of another one.
 #[inline(always)]
 pub(super) fn is_of(state: &State, flow: &FlowState, now: u64) -> bool {
     let opens = state.segment().is_some_and(|segment| segment.opens);
@@ -132,8 +132,8 @@ impl Asked {
         sides: APART as u32,
         flags: 0,
     };
-    /// Who the sender is was known where the packet came in: its socket layer has left it to the guard, or its
-    /// address is another one by now.
+    /// Who the sender is was known where the packet came in: its socket layer has left it to the guard, or
+    /// its address is another one by now.
     const CARRIED: u32 = 1;
     /// Counted where the last of the two ends is judged.
     const ELSEWHERE: u32 = 2;

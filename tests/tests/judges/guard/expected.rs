@@ -260,8 +260,8 @@ impl Book {
         self.flows.get(quoted).is_some_and(lives)
     }
 
-    /// A packet of a flow that is known. A connection that was answered is not opened again: that is another. So is
-    /// what an endpoint sends behind a translation, if it was not one that began it.
+    /// A packet of a flow that is known. A connection that was answered is not opened again: that is
+    /// another. So is what an endpoint sends behind a translation, if it was not one that began it.
     fn known(&mut self, view: &View<'_>, packet: &Packet, mark: u32) -> Option<Ruling> {
         let key = packet.key();
         let mut flow = self.flows.remove(&key)?;

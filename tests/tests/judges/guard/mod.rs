@@ -176,7 +176,8 @@ impl Court {
         let half = self.node.mark_room / 2;
         let some = live.into_iter().filter(|n| *n >= Identity::FIRST && *n <= half).chain([half]);
         let some: Vec<u32> = some.collect();
-        // As behind a translation of addresses; now and then there was no room for the identity, or none to tell.
+        // As behind a translation of addresses; now and then there was no room for the identity, or none to
+        // tell.
         let endpoints = some.iter().copied().chain([UNKNOWN]).map(|n| half + 1 + n).chain([ROUTED]);
         let endpoints: Vec<u32> = endpoints.collect();
         let any_of_them = select([&some[..], &endpoints].concat());

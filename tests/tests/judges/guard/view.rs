@@ -40,8 +40,8 @@ pub struct Around {
     pub listeners: HashMap<ListenerKey, String>,
     /// Whether the policy has virtual addresses.
     pub has_virtual: bool,
-    /// The largest number that the mark holds, all ones. Beyond its half, a number is of an endpoint without a
-    /// socket.
+    /// The largest number that the mark holds, all ones. Beyond its half, a number is of an endpoint
+    /// without a socket.
     pub room: u32,
 }
 
@@ -104,8 +104,8 @@ impl View<'_> {
         (number, if known { "routed: zones" } else { "routed: beyond the room" })
     }
 
-    /// The sender that the mark tells of instead of the source address: a socket's, or an endpoint without one that
-    /// has another address by now.
+    /// The sender that the mark tells of instead of the source address: a socket's, or an endpoint without
+    /// one that has another address by now.
     pub fn told(&self, mark: u32, addr: Addr) -> Option<Identity> {
         self.carried(mark).or_else(|| self.translated(mark, addr))
     }

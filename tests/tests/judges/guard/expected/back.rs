@@ -56,8 +56,8 @@ impl Kept {
         self.routed && self.told.is_some()
     }
 
-    /// Who the opener is, if the mark of its packet tells. Of a translated flow each mark of an endpoint without a
-    /// socket does, and one that is in no zone is of the world.
+    /// Who the opener is, if the mark of its packet tells. Of a translated flow each mark of an endpoint
+    /// without a socket does, and one that is in no zone is of the world.
     pub(super) fn opener_told(&self, view: &View<'_>, mark: u32) -> Option<Identity> {
         let endpoint = view.around.endpoint(mark).or((mark == ROUTED).then_some(Identity::WORLD));
         let translated = endpoint.filter(|_| self.is_translated());

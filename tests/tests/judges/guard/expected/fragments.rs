@@ -35,7 +35,8 @@ impl Book {
         self.first.insert((packet.src.0, packet.dst.0, id), first);
     }
 
-    /// A later fragment behind an allowed first one of the same policy passes, where it does not reach into it.
+    /// A later fragment behind an allowed first one of the same policy passes, where it does not reach into
+    /// it.
     pub(super) fn behind_first(&self, view: &View<'_>, packet: &Packet, id: u32, at: u32) -> Option<Ruling> {
         let first = self.first.get(&(packet.src.0, packet.dst.0, id))?;
         let counted = first.counted.clone().map(|decision| (decision, false));
