@@ -33,9 +33,9 @@ fn a_virtual_address_out_of_the_guards_sight_is_the_worlds() {
     let net = Topology::flat(&[("client", &["10.66.1.1/16"]), ("service", &["10.66.9.9/16"])]).unwrap();
     let root = Cgroup::new("virtuals").unwrap();
     let elsewhere = Cgroup::new("virtuals-else").unwrap();
-    let agent = Agent::start(&root, &format!("{CLIENTS}{VIRTUAL}")).unwrap();
     let service = Peer::spawn(Some(net.ns("service").unwrap()), Some(&elsewhere)).unwrap();
     let client = Peer::spawn(Some(net.ns("client").unwrap()), Some(&root)).unwrap();
+    let agent = Agent::start(&root, &format!("{CLIENTS}{VIRTUAL}")).unwrap();
     for port in [OPEN, CLOSED] {
         service.tcp_echo(at(SERVICE, port)).unwrap();
     }

@@ -30,12 +30,15 @@ fn no_clear_text_arrives_and_tls_does_wherever_they_meet() {
         ("b", &["10.77.0.2", "fd00:77::2"][..]),
     ];
     pair.ns("a").unwrap().ip("link set lo up").unwrap();
+    // Before the agent, which knows where somebody lives when it starts, and learns of later ones in its time.
+    let servers = places.map(|(ns, addresses)| {
+        (Peer::spawn(Some(pair.ns(ns).unwrap()), Some(&of_server)).unwrap(), addresses)
+    });
     let agent = Agent::start(&root, POLICY).unwrap();
-    for (ns, addresses) in places {
-        let server = Peer::spawn(Some(pair.ns(ns).unwrap()), Some(&of_server)).unwrap();
-        for address in addresses {
+    for (server, addresses) in &servers {
+        for address in *addresses {
             let address: IpAddr = address.parse().unwrap();
-            let lab = Place { agent: &agent, client: &client, server: &server, address };
+            let lab = Place { agent: &agent, client: &client, server, address };
             lab.stops_clear_streams();
             lab.stops_clear_datagrams();
             lab.passes_tls();
